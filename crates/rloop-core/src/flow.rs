@@ -1,0 +1,119 @@
+//! Flow control of a transport's write side: the water marks and the pause they ask for.
+//!
+//! The rules are those of `asyncio.transports._FlowControlMixin`: writing pauses when the buffer
+//! grows *above* the high mark and resumes when it falls *to or below* the low mark.
+
+/// The default high-water mark, in bytes.
+const DEFAULT_HIGH: usize = 64 * 1024;
+
+/// What the protocol has to be told.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowChange {
+    /// Nothing.
+    Unchanged,
+    /// Call `pause_writing()`.
+    Pause,
+    /// Call `resume_writing()`.
+    Resume,
+}
+
+/// The water marks and whether the protocol was told to pause.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowControl {
+    low: usize,
+    high: usize,
+    paused: bool,
+}
+
+impl FlowControl {
+    /// The default marks: 16 KiB and 64 KiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { low: DEFAULT_HIGH / 4, high: DEFAULT_HIGH, paused: false }
+    }
+
+    /// Derives the marks (low, high) from what the user gave, or returns the refused pair.
+    pub fn derive_limits(high: Option<i64>, low: Option<i64>) -> Result<(usize, usize), (i64, i64)> {
+        let high = high.unwrap_or_else(|| match low {
+            None => DEFAULT_HIGH as i64,
+            Some(low) => low.saturating_mul(4),
+        });
+        let low = low.unwrap_or(high.div_euclid(4));
+        match (usize::try_from(low), usize::try_from(high)) {
+            (Ok(low_mark), Ok(high_mark)) if high_mark >= low_mark => Ok((low_mark, high_mark)),
+            _ => Err((low, high)),
+        }
+    }
+
+    /// Sets the marks, in bytes.
+    pub fn set_limits(&mut self, low: usize, high: usize) {
+        self.low = low;
+        self.high = high;
+    }
+
+    /// The marks (low, high), in bytes.
+    #[must_use]
+    pub fn limits(&self) -> (usize, usize) {
+        (self.low, self.high)
+    }
+
+    /// True while the protocol is told not to write.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The buffer may have grown to `buffered` bytes.
+    pub fn grown(&mut self, buffered: usize) -> FlowChange {
+        if buffered > self.high && !self.paused {
+            self.paused = true;
+            FlowChange::Pause
+        } else {
+            FlowChange::Unchanged
+        }
+    }
+
+    /// The buffer may have shrunk to `buffered` bytes.
+    pub fn shrunk(&mut self, buffered: usize) -> FlowChange {
+        if self.paused && buffered <= self.low {
+            self.paused = false;
+            FlowChange::Resume
+        } else {
+            FlowChange::Unchanged
+        }
+    }
+}
+
+impl Default for FlowControl {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_above_high_and_resumes_at_low() {
+        let mut flow = FlowControl::new();
+        flow.set_limits(10, 20);
+        assert_eq!(flow.grown(20), FlowChange::Unchanged);
+        assert_eq!(flow.grown(21), FlowChange::Pause);
+        assert_eq!(flow.grown(30), FlowChange::Unchanged);
+        assert_eq!(flow.shrunk(11), FlowChange::Unchanged);
+        assert_eq!(flow.shrunk(10), FlowChange::Resume);
+        assert_eq!(flow.shrunk(0), FlowChange::Unchanged);
+    }
+
+    #[test]
+    fn limits_follow_from_each_other() {
+        assert_eq!(FlowControl::derive_limits(None, None), Ok((16 * 1024, 64 * 1024)));
+        assert_eq!(FlowControl::derive_limits(Some(100), None), Ok((25, 100)));
+        assert_eq!(FlowControl::derive_limits(None, Some(100)), Ok((100, 400)));
+        assert_eq!(FlowControl::derive_limits(Some(0), None), Ok((0, 0)));
+        assert_eq!(FlowControl::derive_limits(Some(1), Some(2)), Err((2, 1)));
+        assert_eq!(FlowControl::derive_limits(Some(-1), None), Err((-1, -1)));
+    }
+}

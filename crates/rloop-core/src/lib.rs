@@ -1,0 +1,12 @@
+//! The pure logic of `TokioLoop`: what can be decided from its arguments alone.
+//!
+//! No I/O and no Python: the driving and python rings of the `rloop` crate put sockets and
+//! objects into these types. Everything here is tested without an interpreter, the concurrent
+//! part ([`inbox`]) under loom as well.
+#![forbid(unsafe_code)]
+
+pub mod flow;
+pub mod inbox;
+mod sync;
+pub mod timers;
+pub mod write_queue;

@@ -1,0 +1,70 @@
+"""The Python half of the stream transport: what is done once per connection."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+import warnings
+from asyncio import constants, trsock
+from typing import TYPE_CHECKING, Any
+
+from rloop import _rloop
+
+if TYPE_CHECKING:
+    from rloop.loop import TokioLoop
+
+
+class SocketTransport(_rloop.StreamTransport):
+    """A stream transport on a connected, non-blocking TCP or Unix socket."""
+
+    max_size = 256 * 1024
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    def __init__(
+        self,
+        event_loop: "TokioLoop",
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: "asyncio.Future[Any] | None" = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> None:
+        """Start the transport: ``connection_made()`` is called soon.
+
+        Args:
+            event_loop: the loop it belongs to.
+            sock: the socket, which the transport closes.
+            protocol: receives the events.
+            waiter: a future that is done after ``connection_made()``.
+            extra: what ``get_extra_info()`` knows beforehand, such as ``peername``.
+            server: the ``asyncio.Server`` that accepted the connection.
+        """
+        info = self._extra
+        info["socket"] = trsock.TransportSocket(sock)
+        try:
+            info["sockname"] = sock.getsockname()
+        except OSError:
+            info["sockname"] = None
+        if "peername" not in info:
+            try:
+                info["peername"] = sock.getpeername()
+            except OSError:
+                # The peer may be gone already.
+                info["peername"] = None
+        if server is not None:
+            if sys.version_info >= (3, 13):
+                server._attach(self)
+            else:
+                server._attach()
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # Fails on a connection that was reset meanwhile; reading will tell.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._open(waiter)
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        """Close the socket of a transport that nobody closed, with a ResourceWarning."""
+        if self._sock is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._release()

@@ -1,0 +1,107 @@
+//! The driver of a shard: a tokio current-thread runtime, its wake-up, and the timerfd that makes
+//! deadlines exact.
+//!
+//! # Theory of operation
+//!
+//! A shard is the root future of `block_on`: one poll is one turn. The root future is polled after
+//! every return from `epoll_wait`, because the runtime's unpark hook wakes it; waking it from its
+//! own thread costs no system call. When a turn leaves work behind it wakes itself, and tokio then
+//! polls the kernel without blocking.
+//!
+//! tokio's own timers round to the millisecond, and so does `epoll_wait`. Deadlines therefore go
+//! to a timerfd in the same epoll set. It is edge-triggered there and never read: setting it again
+//! clears the old expiration. It is set only when the earliest deadline moves forward; one that
+//! moved back costs one early wake-up instead of a system call per cancelled timer.
+
+use crate::driving::clock;
+use crate::sys;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{Builder, EnterGuard, Runtime};
+use tokio::task::coop::unconstrained;
+
+/// How many events one `epoll_wait` may return.
+const EVENTS_PER_POLL: usize = 1024;
+
+/// One shard's runtime. Any thread may drive it, one at a time.
+pub(crate) struct Driver {
+    /// Dropped before the runtime it is registered with.
+    alarm: Alarm,
+    runtime: Runtime,
+    /// Wakes the root future; set by the first turn.
+    root: Arc<OnceLock<Waker>>,
+}
+
+impl Driver {
+    pub(crate) fn new() -> io::Result<Self> {
+        let root = Arc::new(OnceLock::<Waker>::new());
+        let after_unpark = root.clone();
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .max_io_events_per_tick(EVENTS_PER_POLL)
+            .on_thread_unpark(move || {
+                if let Some(root) = after_unpark.get() {
+                    root.wake_by_ref();
+                }
+            })
+            .build()?;
+        let alarm = {
+            let _entered = runtime.enter();
+            Alarm::new()?
+        };
+        Ok(Self { alarm, runtime, root })
+    }
+
+    /// Calls `turn` after every wake-up until it is ready. Blocks the calling thread.
+    pub(crate) fn run<R>(&self, mut turn: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
+        self.runtime.block_on(unconstrained(poll_fn(|context| {
+            self.root.get_or_init(|| context.waker().clone());
+            turn(context)
+        })))
+    }
+
+    /// Makes a parked thread take a turn. Costs one write to an eventfd.
+    pub(crate) fn wake(&self) {
+        if let Some(root) = self.root.get() {
+            root.wake_by_ref();
+        }
+    }
+
+    /// Enters the runtime, so that descriptors can be registered with it.
+    pub(crate) fn enter(&self) -> EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
+    /// The timer that ends a park.
+    pub(crate) fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+}
+
+/// The timerfd of a shard.
+pub(crate) struct Alarm {
+    timer: AsyncFd<OwnedFd>,
+}
+
+impl Alarm {
+    fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        Ok(Self { timer: sys::register_owned(timer)? })
+    }
+
+    /// Ends the next park at `deadline`, in seconds on the loop's clock, instead of whatever was
+    /// set before.
+    pub(crate) fn set(&self, deadline: f64) -> io::Result<()> {
+        let value = clock::timespec_at_or_after(deadline);
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! The driving ring: tokio, the clock and the sockets. It knows nothing of Python.
+
+pub(crate) mod clock;
+pub(crate) mod driver;
+pub(crate) mod poller;
+pub(crate) mod registration;

@@ -1,0 +1,161 @@
+//! A stream socket in the shard's epoll set.
+//!
+//! tokio's epoll is edge-triggered: an event comes once, and the next one only after the socket was
+//! drained. This type keeps that contract. A read that fills less than the buffer has drained the
+//! socket (epoll(7)), so the wake-up is armed again without a second `recv`; every other outcome
+//! fires another event for the next turn.
+//!
+//! A waker does not run anything. It notes the event in a list of the driving thread, which the
+//! next turn takes ([`take_events`]): so events are handled in order, attached to Python, and
+//! behind what was ready before.
+
+use crate::sys::{self, Descriptor};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// What became possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+/// An event of a registration. The generation tells registrations of one descriptor apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub(crate) fd: RawFd,
+    pub(crate) generation: u64,
+    pub(crate) direction: Direction,
+}
+
+thread_local! {
+    /// The events that fired since the thread's last turn.
+    static FIRED: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Hands each event that fired on this thread to `sink`, oldest first.
+pub(crate) fn take_events(mut sink: impl FnMut(Event)) {
+    FIRED.with_borrow_mut(|fired| {
+        for event in fired.iter() {
+            sink(*event);
+        }
+        fired.clear();
+    });
+}
+
+impl Wake for Event {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        FIRED.with_borrow_mut(|fired| fired.push(**self));
+    }
+}
+
+/// What a read found.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// So many bytes were received.
+    Received(usize),
+    /// The peer has shut down its side.
+    End,
+    /// Nothing there; an event will follow.
+    NotReady,
+}
+
+/// A registered socket, owned by somebody else who keeps it open.
+pub(crate) struct Registration {
+    io: AsyncFd<Descriptor>,
+    on_readable: Waker,
+    on_writable: Waker,
+    read_event: Event,
+}
+
+impl Registration {
+    /// Registers `fd`; the caller has entered the runtime.
+    pub(crate) fn new(fd: RawFd, generation: u64) -> io::Result<Self> {
+        let read_event = Event { fd, generation, direction: Direction::Read };
+        let write_event = Event { direction: Direction::Write, ..read_event };
+        Ok(Self {
+            io: sys::register(fd)?,
+            on_readable: Arc::new(read_event).into(),
+            on_writable: Arc::new(write_event).into(),
+            read_event,
+        })
+    }
+
+    /// Receives into `buffer`. Unless the end was reached or an error is returned, another event
+    /// follows when there is more to read. Called for an event only.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
+        let received = match rustix::net::recv(&self.io, &mut *buffer, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => return Ok(Read::End),
+            Ok((received, _)) if received == buffer.len() => {
+                self.fire_read();
+                return Ok(Read::Received(received));
+            }
+            Ok((received, _)) => Read::Received(received),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Read::NotReady,
+            Err(error) => return Err(error.into()),
+        };
+        // The socket is drained. Its readiness can be cleared after the fact because only this
+        // thread dispatches the kernel's events.
+        let cleared: io::Result<()> = self.io.try_io(Interest::READABLE, |_| Err(io::ErrorKind::WouldBlock.into()));
+        debug_assert!(cleared.is_err());
+        self.arm_read();
+        Ok(received)
+    }
+
+    /// Makes sure that a read event follows if there is something to read, now or later.
+    pub(crate) fn arm_read(&self) {
+        let mut context = Context::from_waker(&self.on_readable);
+        if self.io.poll_read_ready(&mut context).is_ready() {
+            self.fire_read();
+        }
+    }
+
+    fn fire_read(&self) {
+        FIRED.with_borrow_mut(|fired| fired.push(self.read_event));
+    }
+
+    /// Sends what the kernel takes of `data`.
+    pub(crate) fn write(&self, data: &[u8]) -> io::Result<usize> {
+        would_block_is_zero(rustix::net::send(&self.io, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+    }
+
+    /// Sends what the kernel takes of `slices`, in one call.
+    pub(crate) fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut control = SendAncillaryBuffer::default();
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        would_block_is_zero(rustix::net::sendmsg(&self.io, slices, &mut control, flags))
+    }
+
+    /// Arranges for a write event once the socket, which was just found full, has room again.
+    pub(crate) fn arm_write(&self) -> io::Result<()> {
+        let mut context = Context::from_waker(&self.on_writable);
+        while let Poll::Ready(guard) = self.io.poll_write_ready(&mut context) {
+            guard?.clear_ready();
+        }
+        Ok(())
+    }
+
+    /// Shuts down the sending side.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        rustix::net::shutdown(&self.io, rustix::net::Shutdown::Write)?;
+        Ok(())
+    }
+}
+
+fn would_block_is_zero(result: rustix::io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Ok(sent) => Ok(sent),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,21 @@
+//! The extension module `rloop._rloop`: the native half of `TokioLoop`.
+//!
+//! Three rings, imports point inwards: `rloop_core` (pure logic) ← [`driving`] (tokio, sockets) ←
+//! [`python`] (`PyO3`). Unsafe code stands in `sys` and `python::ffi` only.
+
+mod driving;
+mod python;
+mod sys;
+
+use pyo3::prelude::*;
+
+/// The native half of `rloop.TokioLoop`.
+#[pymodule(gil_used = false)]
+mod _rloop {
+    #[pymodule_export]
+    use crate::python::event_loop::EventLoop;
+    #[pymodule_export]
+    use crate::python::handle::{Handle, TimerHandle};
+    #[pymodule_export]
+    use crate::python::stream_transport::StreamTransport;
+}

@@ -1,0 +1,382 @@
+//! `EventLoop`: the native methods of the loop, in the order of asyncio's documentation.
+//!
+//! `rloop.TokioLoop` puts this class in front of `asyncio.SelectorEventLoop`. What runs per callback
+//! or per descriptor is overridden here; everything else is the standard library's own code, which
+//! finds the attributes it keeps on a loop (`_closed`, `_debug`, `_stopping`) as descriptors of this
+//! class, so that both sides see one value.
+
+use crate::driving::clock;
+use crate::python::handle::{Handle, TimerHandle};
+use crate::python::imports;
+use crate::python::shard::{Shard, Work};
+use crate::python::watches::Side;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyContext, PyDict, PyFloat, PyTuple};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The native part of `rloop.TokioLoop`.
+///
+/// Thread rules are asyncio's: only `call_soon_threadsafe()` is meant for other threads. A call
+/// from another thread is not undefined, though: it is forwarded to the loop's thread.
+#[pyclass(frozen, subclass, module = "rloop._rloop")]
+pub(crate) struct EventLoop {
+    /// Shard 0 is the thread that runs the loop. Invariant: not empty.
+    shards: Box<[Arc<Shard>]>,
+    debug: AtomicBool,
+    closed: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl EventLoop {
+    pub(crate) fn is_debug(&self) -> bool {
+        self.debug.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The shard that a handle or transport belongs to.
+    pub(crate) fn shard(&self, home: usize) -> &Arc<Shard> {
+        &self.shards[home]
+    }
+
+    /// The shard that runs what is scheduled without a home.
+    pub(crate) fn main_shard(&self) -> &Arc<Shard> {
+        self.shard(0)
+    }
+
+    pub(crate) fn timer_cancelled(&self, home: usize) {
+        self.shard(home).timer_cancelled();
+    }
+
+    /// # Errors
+    /// `RuntimeError` if the loop is closed.
+    pub(crate) fn check_closed(&self) -> PyResult<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(PyRuntimeError::new_err("Event loop is closed"));
+        }
+        Ok(())
+    }
+
+    /// What asyncio checks in debug mode before it schedules a callback.
+    fn check_call(slf: &Bound<'_, Self>, callback: &Bound<'_, PyAny>, method: &str, any_thread: bool) -> PyResult<()> {
+        if slf.get().is_debug() {
+            if !any_thread {
+                slf.call_method0("_check_thread")?;
+            }
+            slf.call_method1("_check_callback", (callback, method))?;
+        }
+        Ok(())
+    }
+
+    /// Schedules `callback(*arguments)` for the next turn.
+    pub(crate) fn schedule(
+        slf: &Bound<'_, Self>,
+        callback: Py<PyAny>,
+        arguments: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Py<Handle>> {
+        let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, context)?)?;
+        let home = slf.get().shard(handle.get().home());
+        home.push(Work::Run(handle.clone_ref(slf.py())));
+        Ok(handle)
+    }
+
+    fn schedule_at(
+        slf: &Bound<'_, Self>,
+        when: f64,
+        callback: Py<PyAny>,
+        arguments: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Py<TimerHandle>> {
+        let handle = Handle::new(slf, callback, arguments, context)?;
+        let timer = TimerHandle::create(slf.py(), when, handle)?;
+        let work = Work::Schedule(when, timer.as_super().clone().unbind());
+        slf.get().shard(timer.as_super().get().home()).push(work);
+        Ok(timer.unbind())
+    }
+
+    /// Runs a handle; in debug mode, times it.
+    pub(crate) fn run_handle(&self, slf: &Bound<'_, Self>, handle: &Bound<'_, Handle>) -> PyResult<()> {
+        if !self.is_debug() {
+            return Handle::run(handle);
+        }
+        if handle.get().is_cancelled() {
+            return Ok(());
+        }
+        slf.setattr("_current_handle", handle)?;
+        let started = clock::now();
+        let result = Handle::run(handle);
+        let elapsed = clock::now() - started;
+        slf.setattr("_current_handle", slf.py().None())?;
+        result?;
+        if elapsed >= slf.getattr("slow_callback_duration")?.extract::<f64>()? {
+            let shown = imports::FORMAT_HANDLE.get(slf.py())?.call1((handle,))?;
+            let logger = imports::LOGGER.get(slf.py())?;
+            logger.call_method1("warning", ("Executing %s took %.3f seconds", shown, elapsed))?;
+        }
+        Ok(())
+    }
+
+    fn watch(
+        slf: &Bound<'_, Self>,
+        fd: &Bound<'_, PyAny>,
+        side: Side,
+        callback: Py<PyAny>,
+        arguments: Py<PyTuple>,
+    ) -> PyResult<Py<Handle>> {
+        let this = slf.get();
+        this.check_closed()?;
+        let fd = descriptor(fd)?;
+        let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, None)?)?;
+        let replaced = this.main_shard().watches().set(fd, side, handle.clone_ref(slf.py()))?;
+        cancel(slf.py(), replaced)?;
+        Ok(handle)
+    }
+
+    fn unwatch(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>, side: Side) -> PyResult<bool> {
+        let this = slf.get();
+        if this.closed.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let removed = this.main_shard().watches().remove(descriptor(fd)?, side)?;
+        cancel(slf.py(), removed)
+    }
+}
+
+/// Cancels a handle that was taken out of the registry; true if there was one.
+fn cancel(py: Python<'_>, handle: Option<Py<Handle>>) -> PyResult<bool> {
+    let Some(handle) = handle else {
+        return Ok(false);
+    };
+    handle.call_method0(py, "cancel")?;
+    Ok(true)
+}
+
+/// The number behind an integer or an object with `fileno()`, as `selectors` finds it.
+///
+/// # Errors
+/// `ValueError`, worded as selectors words it.
+fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+    let number = if let Ok(number) = object.extract::<i64>() {
+        number
+    } else {
+        object
+            .call_method0("fileno")
+            .and_then(|number| number.extract::<i64>())
+            .map_err(|_| PyValueError::new_err(format!("Invalid file object: {object:?}")))?
+    };
+    match RawFd::try_from(number) {
+        Ok(fd) if fd >= 0 => Ok(fd),
+        _ => Err(PyValueError::new_err(format!("Invalid file descriptor: {number}"))),
+    }
+}
+
+/// Adds a delay to the time, with Python's own error if it is not a number.
+fn deadline_after(now: f64, delay: &Bound<'_, PyAny>) -> PyResult<f64> {
+    if let Ok(delay) = delay.cast_exact::<PyFloat>() {
+        return Ok(now + delay.value());
+    }
+    if delay.is_none() {
+        return Err(PyTypeError::new_err("delay must not be None"));
+    }
+    PyFloat::new(delay.py(), now).add(delay)?.extract()
+}
+
+#[pymethods]
+impl EventLoop {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        Ok(Self {
+            shards: Box::new([Arc::new(Shard::new()?)]),
+            debug: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs turns until `stop()` takes effect. `run_forever()` of the standard library calls this
+    /// where its own loop would take a single turn.
+    fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().main_shard().run(slf)
+    }
+
+    /// Makes the loop stop once the callbacks that are ready now have run.
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.main_shard().notify();
+    }
+
+    /// The time of the loop's clock, in seconds: that of `time.monotonic()`.
+    #[expect(clippy::unused_self, reason = "a method of the loop")]
+    fn time(&self) -> f64 {
+        clock::now()
+    }
+
+    /// Schedules `callback(*args)` for the next turn. See `asyncio.loop.call_soon`.
+    #[pyo3(signature = (callback, *args, context = None))]
+    fn call_soon(
+        slf: &Bound<'_, Self>,
+        callback: Bound<'_, PyAny>,
+        args: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Py<Handle>> {
+        slf.get().check_closed()?;
+        Self::check_call(slf, &callback, "call_soon", false)?;
+        Self::schedule(slf, callback.unbind(), args, context)
+    }
+
+    /// Like `call_soon()`, from any thread. See `asyncio.loop.call_soon_threadsafe`.
+    #[pyo3(signature = (callback, *args, context = None))]
+    fn call_soon_threadsafe(
+        slf: &Bound<'_, Self>,
+        callback: Bound<'_, PyAny>,
+        args: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Py<Handle>> {
+        slf.get().check_closed()?;
+        Self::check_call(slf, &callback, "call_soon_threadsafe", true)?;
+        Self::schedule(slf, callback.unbind(), args, context)
+    }
+
+    /// Schedules `callback(*args)` in `delay` seconds. See `asyncio.loop.call_later`.
+    #[pyo3(signature = (delay, callback, *args, context = None))]
+    fn call_later(
+        slf: &Bound<'_, Self>,
+        delay: Bound<'_, PyAny>,
+        callback: Bound<'_, PyAny>,
+        args: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Py<TimerHandle>> {
+        let when = deadline_after(clock::now(), &delay)?;
+        slf.get().check_closed()?;
+        Self::check_call(slf, &callback, "call_at", false)?;
+        Self::schedule_at(slf, when, callback.unbind(), args, context)
+    }
+
+    /// Schedules `callback(*args)` at `when`, in seconds on the loop's clock. See
+    /// `asyncio.loop.call_at`.
+    #[pyo3(signature = (when, callback, *args, context = None))]
+    fn call_at(
+        slf: &Bound<'_, Self>,
+        when: Bound<'_, PyAny>,
+        callback: Bound<'_, PyAny>,
+        args: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Py<TimerHandle>> {
+        if when.is_none() {
+            return Err(PyTypeError::new_err("when cannot be None"));
+        }
+        slf.get().check_closed()?;
+        Self::check_call(slf, &callback, "call_at", false)?;
+        Self::schedule_at(slf, when.extract()?, callback.unbind(), args, context)
+    }
+
+    /// A future of this loop.
+    fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let keywords = PyDict::new(slf.py());
+        keywords.set_item("loop", slf)?;
+        imports::FUTURE.get(slf.py())?.call((), Some(&keywords))
+    }
+
+    /// Queues a handle that the standard library made, such as a signal handler's.
+    fn _add_callback(&self, handle: Py<PyAny>) {
+        self.main_shard().push(Work::RunForeign(handle));
+    }
+
+    /// Wakes the loop up.
+    fn _write_to_self(&self) {
+        self.main_shard().notify();
+    }
+
+    /// Called by `asyncio.TimerHandle.cancel()`; the handles of this loop report themselves.
+    #[expect(clippy::unused_self, reason = "overrides a method of BaseEventLoop")]
+    fn _timer_handle_cancelled(&self, _handle: &Bound<'_, PyAny>) {}
+
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_reader(
+        slf: &Bound<'_, Self>,
+        fd: &Bound<'_, PyAny>,
+        callback: Py<PyAny>,
+        args: Py<PyTuple>,
+    ) -> PyResult<Py<Handle>> {
+        Self::watch(slf, fd, Side::Reader, callback, args)
+    }
+
+    fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Self::unwatch(slf, fd, Side::Reader)
+    }
+
+    #[pyo3(signature = (fd, callback, *args))]
+    fn _add_writer(
+        slf: &Bound<'_, Self>,
+        fd: &Bound<'_, PyAny>,
+        callback: Py<PyAny>,
+        args: Py<PyTuple>,
+    ) -> PyResult<Py<Handle>> {
+        Self::watch(slf, fd, Side::Writer, callback, args)
+    }
+
+    fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
+        Self::unwatch(slf, fd, Side::Writer)
+    }
+
+    /// The watched descriptors as (fd, has a reader, has a writer).
+    fn _watched_descriptors(&self) -> Vec<(RawFd, bool, bool)> {
+        self.main_shard().watches().descriptors()
+    }
+
+    /// Drops everything that is scheduled or watched. The loop is closed and stopped.
+    fn _release(&self) {
+        for shard in &self.shards {
+            drop(shard.take_all());
+        }
+    }
+
+    #[getter(_stopping)]
+    fn stopping_flag(&self) -> bool {
+        self.is_stopping()
+    }
+
+    #[setter(_stopping)]
+    fn set_stopping_flag(&self, stopping: bool) {
+        self.stopping.store(stopping, Ordering::Release);
+    }
+
+    #[getter(_closed)]
+    fn closed_flag(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    #[setter(_closed)]
+    fn set_closed_flag(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Release);
+    }
+
+    #[getter(_debug)]
+    fn debug_flag(&self) -> bool {
+        self.is_debug()
+    }
+
+    #[setter(_debug)]
+    fn set_debug_flag(&self, debug: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.debug.store(debug.is_truthy()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.shards
+            .iter()
+            .try_for_each(|shard| shard.visit(|handle| visit.call(handle), |transport| visit.call(transport)))
+    }
+
+    fn __clear__(&self) {
+        self._release();
+    }
+}

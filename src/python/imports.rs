@@ -1,0 +1,46 @@
+//! The Python objects that Rust looks up by name. No other file imports by string.
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+/// A named attribute of a module, looked up once.
+pub(crate) struct Import {
+    module: &'static str,
+    name: &'static str,
+    value: PyOnceLock<Py<PyAny>>,
+}
+
+impl Import {
+    const fn new(module: &'static str, name: &'static str) -> Self {
+        Self { module, name, value: PyOnceLock::new() }
+    }
+
+    /// The object. The first call imports the module.
+    pub(crate) fn get<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyAny>> {
+        let value = self.value.get_or_try_init(py, || {
+            PyResult::Ok(py.import(self.module)?.getattr(self.name)?.unbind())
+        })?;
+        Ok(value.bind(py))
+    }
+
+    /// The object as a class.
+    pub(crate) fn class<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyType>> {
+        Ok(self.get(py)?.cast::<PyType>()?)
+    }
+}
+
+pub(crate) static HANDLE: Import = Import::new("asyncio", "Handle");
+pub(crate) static TIMER_HANDLE: Import = Import::new("asyncio", "TimerHandle");
+pub(crate) static TRANSPORT: Import = Import::new("asyncio", "Transport");
+pub(crate) static BUFFERED_PROTOCOL: Import = Import::new("asyncio", "BufferedProtocol");
+pub(crate) static FUTURE: Import = Import::new("asyncio", "Future");
+pub(crate) static LOGGER: Import = Import::new("asyncio.log", "logger");
+pub(crate) static EXTRACT_STACK: Import = Import::new("asyncio.format_helpers", "extract_stack");
+pub(crate) static FORMAT_CALLBACK_SOURCE: Import =
+    Import::new("asyncio.format_helpers", "_format_callback_source");
+pub(crate) static FORMAT_HANDLE: Import = Import::new("asyncio.base_events", "_format_handle");
+pub(crate) static SET_RESULT_UNLESS_CANCELLED: Import =
+    Import::new("asyncio.futures", "_set_result_unless_cancelled");
+pub(crate) static SOCKET: Import = Import::new("socket", "socket");
+pub(crate) static GET_FRAME: Import = Import::new("sys", "_getframe");

@@ -1,0 +1,25 @@
+//! The python ring: the PyO3 classes and what they schedule.
+//!
+//! | thing | file |
+//! |---|---|
+//! | the loop's methods, in asyncio's order | `event_loop` |
+//! | one thread of the loop: queues, turn, run | `shard` |
+//! | `Handle` and `TimerHandle` | `handle` |
+//! | `add_reader` and `add_writer` | `watches` |
+//! | the stream transport | `stream_transport`, `stream_state` |
+//! | bytes-like arguments | `buffer` |
+//! | Python objects that Rust looks up by name | `imports` |
+//! | C-API calls that PyO3 lacks (the unsafe fence) | `ffi` |
+//!
+//! Lock rule, for every file here: no lock is held while Python code may run. Python code runs when
+//! something is called, and also when a reference is dropped.
+
+pub(crate) mod buffer;
+pub(crate) mod event_loop;
+pub(crate) mod ffi;
+pub(crate) mod handle;
+pub(crate) mod imports;
+pub(crate) mod shard;
+pub(crate) mod stream_state;
+pub(crate) mod stream_transport;
+pub(crate) mod watches;

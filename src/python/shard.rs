@@ -1,0 +1,429 @@
+//! A shard: one thread of the loop, its queues, and the order of one turn.
+//!
+//! # Theory of operation
+//!
+//! What only the driving thread touches is in [`Local`]. While a shard runs, its `Local` lies in a
+//! thread-local of that thread, so `call_soon` takes no lock; while it is stopped, it lies in the
+//! shard, under a lock, and any thread may add to it. Everybody else goes through the inbox.
+//!
+//! A turn is asyncio's `_run_once` with the wait moved to its end: take what the wait brought
+//! (events, inbox, due timers), run what was ready at that point, then decide how to wait. Callbacks
+//! that are scheduled while it runs wait for the next turn, after the kernel was asked again.
+//!
+//! The thread is attached to Python for the turn and detached for the wait, whether or not the wait
+//! blocks: other threads get the GIL, and a stop-the-world request is not held up by a busy loop.
+
+use crate::driving::clock;
+use crate::driving::driver::Driver;
+use crate::driving::registration::{self, Direction, Event};
+use crate::python::event_loop::EventLoop;
+use crate::python::handle::{Handle, Scheduled};
+use crate::python::stream_transport::{Remote, StreamTransport};
+use crate::python::watches::Watches;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use rloop_core::inbox::{Inbox, Park, Wake};
+use rloop_core::timers::TimerHeap;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+/// How far the clock may seem to lag behind the timer that rang, in seconds.
+const ALARM_MARGIN: f64 = 1e-3;
+
+/// Something for a shard to do.
+pub(crate) enum Work {
+    /// Run a handle.
+    Run(Py<Handle>),
+    /// Run an `asyncio.Handle` that the standard library made.
+    RunForeign(Py<PyAny>),
+    /// Run a handle at a deadline, in seconds on the loop's clock.
+    Schedule(f64, Py<Handle>),
+    /// A stream socket is ready.
+    Event(Event),
+    /// A transport may start to read.
+    StartReading(Py<StreamTransport>),
+    /// A call on a transport that was made on another thread.
+    Remote(Py<StreamTransport>, Remote),
+}
+
+/// A piece of work, ready to be done: events have found their transport.
+enum Step {
+    Nothing,
+    Run(Py<Handle>),
+    RunForeign(Py<PyAny>),
+    Read(Py<StreamTransport>),
+    Write(Py<StreamTransport>),
+    StartReading(Py<StreamTransport>),
+    Remote(Py<StreamTransport>, Remote),
+}
+
+/// What only the driving thread touches.
+#[derive(Default)]
+struct Local {
+    ready: VecDeque<Work>,
+    timers: TimerHeap<Scheduled>,
+    /// The deadline the driver's alarm is set to, if it may still come.
+    alarm: Option<f64>,
+    /// The transports whose sockets are registered, by descriptor. This keeps them alive.
+    streams: Vec<Option<(u64, Py<StreamTransport>)>>,
+    /// The last look found ready descriptors, so the next wait must not block before another.
+    watches_active: bool,
+}
+
+impl Local {
+    /// Queues the events that fired on this thread.
+    fn take_events(&mut self) {
+        registration::take_events(|event| self.ready.push_back(Work::Event(event)));
+    }
+
+    /// Takes the oldest piece of work, and its target if it is an event.
+    fn next_step(&mut self, py: Python<'_>) -> Option<Step> {
+        Some(match self.ready.pop_front()? {
+            Work::Run(handle) => Step::Run(handle),
+            Work::RunForeign(handle) => Step::RunForeign(handle),
+            Work::Schedule(deadline, handle) => {
+                self.timers.insert(deadline, Scheduled(handle));
+                Step::Nothing
+            }
+            Work::Event(event) => match self.stream(event.fd) {
+                Some(Some((generation, transport))) if *generation == event.generation => {
+                    let transport = transport.clone_ref(py);
+                    match event.direction {
+                        Direction::Read => Step::Read(transport),
+                        Direction::Write => Step::Write(transport),
+                    }
+                }
+                // The transport was closed after the event fired.
+                _ => Step::Nothing,
+            },
+            Work::StartReading(transport) => Step::StartReading(transport),
+            Work::Remote(transport, call) => Step::Remote(transport, call),
+        })
+    }
+
+    /// Queues the timers that are due.
+    fn collect_due_timers(&mut self) {
+        if self.timers.is_empty() && self.alarm.is_none() {
+            return;
+        }
+        let now = clock::now();
+        while let Some(Scheduled(handle)) = self.timers.pop_due(now) {
+            self.ready.push_back(Work::Run(handle));
+        }
+        // An alarm that may have rung is set again before the next wait: the margin makes sure that
+        // one which rang while the clock lags behind is not taken for one to come.
+        if self.alarm.is_some_and(|alarm| alarm <= now + ALARM_MARGIN) {
+            self.alarm = None;
+        }
+    }
+
+    /// The deadline that the alarm has to be set to before a wait, if it has to.
+    fn next_alarm(&mut self) -> Option<f64> {
+        let next = self.timers.next_deadline()?;
+        if self.alarm.is_some_and(|alarm| alarm <= next) {
+            return None;
+        }
+        self.alarm = Some(next);
+        Some(next)
+    }
+
+    /// The place of a descriptor in `streams`, if it has one.
+    fn stream(&mut self, fd: RawFd) -> Option<&mut Option<(u64, Py<StreamTransport>)>> {
+        self.streams.get_mut(usize::try_from(fd).ok()?)
+    }
+}
+
+struct Running {
+    shard: u64,
+    local: Local,
+}
+
+thread_local! {
+    /// The shard that this thread drives.
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// One thread of a loop.
+pub(crate) struct Shard {
+    /// Tells the shards of a process apart.
+    id: u64,
+    inbox: Inbox<Work>,
+    /// Invariant: `None` while a thread drives the shard.
+    parked: Mutex<Option<Local>>,
+    watches: Watches,
+    driver: Driver,
+}
+
+impl Shard {
+    pub(crate) fn new() -> io::Result<Self> {
+        let driver = Driver::new()?;
+        let watches = {
+            let _entered = driver.enter();
+            Watches::new()?
+        };
+        Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            inbox: Inbox::new(),
+            parked: Mutex::new(Some(Local::default())),
+            watches,
+            driver,
+        })
+    }
+
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Runs `operation` on the local part, if this thread may touch it now: because it drives the
+    /// shard, or because nobody does. `operation` must not run Python code.
+    fn with_local<R>(&self, operation: impl FnOnce(&mut Local) -> R) -> Option<R> {
+        RUNNING.with_borrow_mut(|running| match running {
+            Some(running) if running.shard == self.id => Some(operation(&mut running.local)),
+            _ => self.parked.lock().as_mut().map(operation),
+        })
+    }
+
+    /// True on every thread but the one that drives the shard, while one does.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.with_local(|_| ()).is_none()
+    }
+
+    /// Queues `work` behind what this thread queued before.
+    pub(crate) fn push(&self, work: Work) {
+        let mut work = Some(work);
+        let queued = self.with_local(|local| match work.take() {
+            Some(Work::Schedule(deadline, handle)) => local.timers.insert(deadline, Scheduled(handle)),
+            Some(work) => local.ready.push_back(work),
+            None => (),
+        });
+        if let (None, Some(work)) = (queued, work) {
+            self.push_remote(work);
+        }
+    }
+
+    /// Queues `work` through the inbox and wakes the shard if it sleeps.
+    fn push_remote(&self, work: Work) {
+        if self.inbox.push(work) == Wake::Needed {
+            self.driver.wake();
+        }
+    }
+
+    /// Makes the shard take a turn if it sleeps.
+    pub(crate) fn notify(&self) {
+        if self.inbox.notify() == Wake::Needed {
+            self.driver.wake();
+        }
+    }
+
+    /// Notes that a timer was cancelled.
+    pub(crate) fn timer_cancelled(&self) {
+        // A timer that is cancelled elsewhere is dropped when it is due.
+        drop(self.with_local(|local| local.timers.cancelled()));
+    }
+
+    /// Keeps `transport` alive and lets events of its socket find it. Returns the transport that
+    /// had the descriptor before and never closed it.
+    pub(crate) fn attach_stream(
+        &self,
+        fd: RawFd,
+        generation: u64,
+        transport: Py<StreamTransport>,
+    ) -> Option<(u64, Py<StreamTransport>)> {
+        let index = usize::try_from(fd).ok()?;
+        self.with_local(|local| {
+            if local.streams.len() <= index {
+                local.streams.resize_with(index + 1, || None);
+            }
+            local.streams[index].replace((generation, transport))
+        })
+        .flatten()
+    }
+
+    /// Undoes [`Shard::attach_stream`].
+    pub(crate) fn detach_stream(&self, fd: RawFd, generation: u64) -> Option<(u64, Py<StreamTransport>)> {
+        self.with_local(|local| local.stream(fd)?.take_if(|(current, _)| *current == generation)).flatten()
+    }
+
+    /// Drives the shard on this thread until `stop()` takes effect.
+    ///
+    /// # Errors
+    /// What a callback or a signal handler raised to end the run, and `RuntimeError` if another
+    /// thread drives the shard or this thread is inside another tokio runtime.
+    pub(crate) fn run(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Err(PyRuntimeError::new_err("Cannot run the event loop while another loop is running"));
+        }
+        let _seat = Seat::take(self)?;
+        let owner = event_loop.clone().unbind();
+        event_loop.py().detach(|| {
+            self.driver.run(|context| Python::attach(|py| self.turn(owner.bind(py), context)))
+        })
+    }
+
+    /// One turn of the loop.
+    fn turn(&self, event_loop: &Bound<'_, EventLoop>, context: &mut Context<'_>) -> Poll<PyResult<()>> {
+        let py = event_loop.py();
+        let result = self.begin_turn(py).and_then(|count| self.run_ready(event_loop, count));
+        if let Err(error) = result {
+            return Poll::Ready(Err(error));
+        }
+        if event_loop.get().is_stopping() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.may_park(py) {
+            Ok(true) => Poll::Pending,
+            Ok(false) => {
+                // Poll the kernel without blocking, then take the next turn.
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    /// Moves what the wait brought into the ready queue. Returns how much is ready.
+    fn begin_turn(&self, py: Python<'_>) -> PyResult<usize> {
+        let count = self.with_local(|local| {
+            local.take_events();
+            if self.inbox.begin() {
+                self.inbox.drain_into(&mut local.ready);
+            }
+            self.collect_watches(py, local)?;
+            local.collect_due_timers();
+            io::Result::Ok(local.ready.len())
+        });
+        let count = count.unwrap_or(Ok(0))?;
+        if count == 0 {
+            // A signal that interrupted the wait has its Python handler run here; if something is
+            // ready, the interpreter sees to it when that runs.
+            py.check_signals()?;
+        }
+        Ok(count)
+    }
+
+    /// Queues the handles of ready descriptors.
+    fn collect_watches(&self, py: Python<'_>, local: &mut Local) -> io::Result<()> {
+        let before = local.ready.len();
+        self.watches.collect(py, |handle| local.ready.push_back(Work::Run(handle)))?;
+        local.watches_active = local.ready.len() != before;
+        Ok(())
+    }
+
+    /// Runs the `count` oldest items of the ready queue.
+    fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> PyResult<()> {
+        let py = event_loop.py();
+        for _ in 0..count {
+            let Some(Some(step)) = self.with_local(|local| local.next_step(py)) else {
+                break;
+            };
+            match step {
+                Step::Nothing => (),
+                Step::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
+                Step::RunForeign(handle) => {
+                    if !handle.getattr(py, "_cancelled")?.is_truthy(py)? {
+                        handle.call_method0(py, "_run")?;
+                    }
+                }
+                Step::Read(transport) => StreamTransport::on_readable(transport.bind(py))?,
+                Step::Write(transport) => StreamTransport::on_writable(transport.bind(py))?,
+                Step::StartReading(transport) => StreamTransport::start_reading(transport.bind(py)),
+                Step::Remote(transport, call) => StreamTransport::run_remote(transport.bind(py), call)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the turn may end in a wait that blocks. If so, the alarm is set and the next push
+    /// from elsewhere wakes the shard.
+    fn may_park(&self, py: Python<'_>) -> io::Result<bool> {
+        let idle = self.with_local(|local| {
+            local.take_events();
+            // A descriptor that was ready may still be: only the kernel knows whether its callback
+            // left something behind.
+            if local.ready.is_empty() && local.watches_active {
+                self.collect_watches(py, local)?;
+            }
+            if !local.ready.is_empty() {
+                return io::Result::Ok(false);
+            }
+            if let Some(deadline) = local.next_alarm() {
+                self.driver.alarm().set(deadline)?;
+            }
+            Ok(true)
+        });
+        Ok(idle.unwrap_or(Ok(true))? && self.inbox.park() == Park::Allowed)
+    }
+
+    /// Hands out everything the shard holds, so that the caller can drop it. The shard must be
+    /// stopped.
+    pub(crate) fn take_all(&self) -> impl Sized + use<> {
+        let local = self.with_local(std::mem::take);
+        let mut pushed = VecDeque::new();
+        self.inbox.drain_into(&mut pushed);
+        (local, pushed, self.watches.clear())
+    }
+
+    /// Calls `visit` with every handle and transport, for garbage collection. Skips a shard that is
+    /// running, which is no garbage.
+    pub(crate) fn visit<E>(
+        &self,
+        mut handle: impl FnMut(&Py<Handle>) -> Result<(), E>,
+        mut transport: impl FnMut(&Py<StreamTransport>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.watches.visit(&mut handle)?;
+        let Some(parked) = self.parked.try_lock() else {
+            return Ok(());
+        };
+        let Some(local) = parked.as_ref() else {
+            return Ok(());
+        };
+        local.timers.iter().try_for_each(|scheduled| handle(&scheduled.0))?;
+        for work in &local.ready {
+            match work {
+                Work::Run(ready) | Work::Schedule(_, ready) => handle(ready)?,
+                Work::StartReading(stream) | Work::Remote(stream, _) => transport(stream)?,
+                Work::RunForeign(_) | Work::Event(_) => (),
+            }
+        }
+        local.streams.iter().flatten().try_for_each(|(_, stream)| transport(stream))
+    }
+}
+
+/// The driving thread's hold on a shard's local part.
+struct Seat<'a> {
+    shard: &'a Shard,
+    /// What the thread drove before, which waits until this seat is given up.
+    outer: Option<Running>,
+}
+
+impl<'a> Seat<'a> {
+    fn take(shard: &'a Shard) -> PyResult<Self> {
+        let local = shard.parked.lock().take();
+        let local = local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
+        let outer = RUNNING.replace(Some(Running { shard: shard.id, local }));
+        Ok(Self { shard, outer })
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let running = RUNNING.replace(self.outer.take());
+        *self.shard.parked.lock() = running.map(|running| {
+            let mut local = running.local;
+            // The next run may be on another thread.
+            local.take_events();
+            local
+        });
+    }
+}

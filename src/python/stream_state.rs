@@ -1,0 +1,242 @@
+//! What a stream transport remembers, and the transitions that need no Python code.
+//!
+//! One lock guards it all. Transitions return what the caller has to do or to drop after it has let
+//! go of the lock. The names follow `asyncio.selector_events`, whose rules these are.
+
+use crate::driving::registration::{Read, Registration};
+use crate::python::event_loop::EventLoop;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyContext, PyDict};
+use rloop_core::flow::{FlowChange, FlowControl};
+use rloop_core::write_queue::WriteQueue;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+/// How many chunks one system call may take; more does not make it faster.
+const CHUNKS_PER_WRITE: usize = 64;
+
+/// How received bytes reach the protocol. The bound methods are looked up once per protocol.
+pub(crate) enum Receiver {
+    /// `asyncio.Protocol`
+    Streaming { data_received: Py<PyAny> },
+    /// `asyncio.BufferedProtocol`
+    Buffered { get_buffer: Py<PyAny>, buffer_updated: Py<PyAny> },
+}
+
+impl Receiver {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Streaming { data_received } => Self::Streaming { data_received: data_received.clone_ref(py) },
+            Self::Buffered { get_buffer, buffer_updated } => Self::Buffered {
+                get_buffer: get_buffer.clone_ref(py),
+                buffer_updated: buffer_updated.clone_ref(py),
+            },
+        }
+    }
+}
+
+/// The Python objects of an open transport. They are dropped together once it is closed.
+pub(crate) struct Objects {
+    pub(crate) event_loop: Py<EventLoop>,
+    pub(crate) sock: Py<PyAny>,
+    pub(crate) protocol: Py<PyAny>,
+    pub(crate) receiver: Receiver,
+    pub(crate) server: Option<Py<PyAny>>,
+    /// The context of the reading callbacks: a copy made when reading last (re)started.
+    pub(crate) read_context: Py<PyContext>,
+    /// The context of the writing callbacks: a copy made when the queue last filled.
+    pub(crate) write_context: Option<Py<PyContext>>,
+}
+
+/// What an attempt to write left to do.
+#[must_use]
+pub(crate) enum Flushed {
+    /// The queue is empty, or was before.
+    Everything,
+    /// The socket is full; a write event will follow.
+    Partly,
+}
+
+/// The state of a stream transport.
+pub(crate) struct StreamState {
+    /// `None` once `connection_lost()` was called.
+    pub(crate) objects: Option<Objects>,
+    /// `None` before the transport starts and after it was closed.
+    pub(crate) registration: Option<Registration>,
+    pub(crate) extra: Py<PyDict>,
+    pub(crate) queue: WriteQueue<PyBackedBytes>,
+    pub(crate) flow: FlowControl,
+    /// Set by `set_protocol()`: the protocol hears of the end.
+    pub(crate) protocol_connected: bool,
+    /// Read events reach the protocol.
+    pub(crate) reader_active: bool,
+    /// `pause_reading()` was called last.
+    pub(crate) paused: bool,
+    /// `close()` or `abort()` was called, or the connection failed.
+    pub(crate) closing: bool,
+    /// `write_eof()` was called.
+    pub(crate) eof_written: bool,
+    /// `connection_lost()` is scheduled; counts the writes since, plus one.
+    pub(crate) lost: u32,
+    /// Set while `loop.sendfile()` waits for the queue to drain.
+    pub(crate) empty_waiter: Option<Py<PyAny>>,
+}
+
+impl StreamState {
+    pub(crate) fn new(objects: Objects, extra: Py<PyDict>) -> Self {
+        Self {
+            objects: Some(objects),
+            registration: None,
+            extra,
+            queue: WriteQueue::new(),
+            flow: FlowControl::new(),
+            protocol_connected: true,
+            reader_active: false,
+            paused: false,
+            closing: false,
+            eof_written: false,
+            lost: 0,
+            empty_waiter: None,
+        }
+    }
+
+    pub(crate) fn is_reading(&self) -> bool {
+        !self.closing && !self.paused
+    }
+
+    /// Receives into `buffer` if the socket has something.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
+        match &self.registration {
+            Some(registration) => registration.read(buffer),
+            None => Ok(Read::NotReady),
+        }
+    }
+
+    /// Starts to hand read events to the protocol; an event follows if there is something already.
+    pub(crate) fn activate_reader(&mut self) {
+        self.reader_active = true;
+        if let Some(registration) = &self.registration {
+            registration.arm_read();
+        }
+    }
+
+    /// # Errors
+    /// `RuntimeError` if nothing may be written any more, whatever the data.
+    pub(crate) fn check_writable(&self, method: &str) -> PyResult<()> {
+        if self.eof_written {
+            return Err(PyRuntimeError::new_err(format!("Cannot call {method}() after write_eof()")));
+        }
+        if self.empty_waiter.is_some() {
+            return Err(PyRuntimeError::new_err(format!("unable to {method}; sendfile is in progress")));
+        }
+        Ok(())
+    }
+
+    /// Counts a write on a lost connection; false if the connection stands.
+    pub(crate) fn note_lost_write(&mut self) -> bool {
+        if self.lost > 0 {
+            self.lost = self.lost.saturating_add(1);
+        }
+        self.lost > 0
+    }
+
+    /// Sends `data` at once if nothing waits before it; returns how many bytes the kernel took.
+    pub(crate) fn write_now(&self, data: &[u8]) -> io::Result<usize> {
+        match &self.registration {
+            Some(registration) if self.queue.is_empty() && !data.is_empty() => registration.write(data),
+            _ => Ok(0),
+        }
+    }
+
+    /// Queues `data` from byte `offset` on, and asks for a write event if the queue was empty.
+    pub(crate) fn enqueue(&mut self, data: PyBackedBytes, offset: usize) -> io::Result<FlowChange> {
+        let was_empty = self.queue.is_empty();
+        self.queue.push(data, offset);
+        if was_empty && !self.queue.is_empty() {
+            self.arm_write()?;
+        }
+        Ok(self.flow.grown(self.queue.len()))
+    }
+
+    fn arm_write(&self) -> io::Result<()> {
+        self.registration.as_ref().map_or(Ok(()), Registration::arm_write)
+    }
+
+    /// Sends what the kernel takes of the queue, in one call. `used` receives the chunks to drop.
+    pub(crate) fn flush(&mut self, used: &mut Vec<PyBackedBytes>) -> io::Result<Flushed> {
+        let Some(registration) = &self.registration else {
+            return Ok(Flushed::Everything);
+        };
+        if self.queue.is_empty() {
+            return Ok(Flushed::Everything);
+        }
+        let sent = {
+            let mut slices = [IoSlice::new(&[]); CHUNKS_PER_WRITE];
+            let mut count = 0;
+            for (target, slice) in slices.iter_mut().zip(self.queue.slices()) {
+                *target = IoSlice::new(slice);
+                count += 1;
+            }
+            registration.write_vectored(&slices[..count])?
+        };
+        *used = self.queue.advance(sent);
+        if self.queue.is_empty() {
+            return Ok(Flushed::Everything);
+        }
+        self.arm_write()?;
+        Ok(Flushed::Partly)
+    }
+
+    /// Starts an orderly close. Returns true if `connection_lost(None)` is to be scheduled now,
+    /// because nothing waits to be sent.
+    #[must_use]
+    pub(crate) fn close(&mut self) -> bool {
+        if self.closing {
+            return false;
+        }
+        self.closing = true;
+        self.reader_active = false;
+        if self.queue.is_empty() {
+            self.lost += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Gives up the connection. Returns the unsent chunks, to be dropped, if `connection_lost()` is
+    /// to be scheduled now.
+    #[must_use]
+    pub(crate) fn force_close(&mut self) -> Option<VecDeque<PyBackedBytes>> {
+        if self.lost > 0 {
+            return None;
+        }
+        self.closing = true;
+        self.reader_active = false;
+        self.lost += 1;
+        Some(self.queue.take())
+    }
+
+    pub(crate) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.extra)?;
+        visit.call(&self.empty_waiter)?;
+        let Some(objects) = &self.objects else {
+            return Ok(());
+        };
+        visit.call(&objects.event_loop)?;
+        visit.call(&objects.sock)?;
+        visit.call(&objects.protocol)?;
+        match &objects.receiver {
+            Receiver::Streaming { data_received } => visit.call(data_received)?,
+            Receiver::Buffered { get_buffer, buffer_updated } => {
+                visit.call(get_buffer)?;
+                visit.call(buffer_updated)?;
+            }
+        }
+        visit.call(&objects.server)?;
+        visit.call(&objects.read_context)?;
+        visit.call(&objects.write_context)
+    }
+}
