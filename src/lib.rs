@@ -18,4 +18,11 @@ mod _rloop {
     use crate::python::handle::{Handle, TimerHandle};
     #[pymodule_export]
     use crate::python::stream_transport::StreamTransport;
+    use crate::python::{ffi, stream_transport};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn add_methods(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        ffi::add_one_argument_method::<stream_transport::Write>(module.py())
+    }
 }

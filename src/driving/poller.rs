@@ -8,14 +8,18 @@
 //! registered with tokio.
 //!
 //! Cost: a wake-up takes two more system calls than a stream transport's, the look into this set
-//! and the look that finds it empty before the shard parks.
+//! and the look that finds it empty before the shard parks. A turn without such a wake-up pays
+//! nothing.
 
+use crate::driving::registration::PollerEvent;
 use crate::sys;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::task::{Context, Waker};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -48,13 +52,14 @@ pub(crate) struct Ready {
 /// The epoll set.
 pub(crate) struct Poller {
     set: AsyncFd<OwnedFd>,
+    on_ready: Waker,
 }
 
 impl Poller {
     /// Creates the set; the caller has entered the runtime.
     pub(crate) fn new() -> io::Result<Self> {
-        let set = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { set: sys::register_owned(set)? })
+        let set = sys::register_owned(epoll::create(CreateFlags::CLOEXEC)?)?;
+        Ok(Self { set, on_ready: Arc::new(PollerEvent).into() })
     }
 
     /// Adds a descriptor. Like epoll, refuses what cannot be polled with `EPERM`.
@@ -81,9 +86,9 @@ impl Poller {
         }
     }
 
-    /// Hands every ready descriptor to `sink`. Without a new event in the set this costs one
-    /// atomic load; after one, it is asked again until it turns out empty.
-    pub(crate) fn look(&self, mut sink: impl FnMut(Ready)) -> io::Result<()> {
+    /// Hands every ready descriptor to `sink`. Returns false if there was none: then, and only then,
+    /// an event comes when there is one.
+    pub(crate) fn look(&self, mut sink: impl FnMut(Ready)) -> io::Result<bool> {
         let looked = self.set.try_io(Interest::READABLE, |set| {
             let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_LOOK];
             let (events, _) = match epoll::wait(set, &mut buffer, Some(&ZERO)) {
@@ -105,8 +110,12 @@ impl Poller {
             Ok(())
         });
         match looked {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            result => result,
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut context = Context::from_waker(&self.on_ready);
+                Ok(self.set.poll_read_ready(&mut context).is_ready())
+            }
+            Err(error) => Err(error),
         }
     }
 }

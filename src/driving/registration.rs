@@ -34,19 +34,41 @@ pub(crate) struct Event {
     pub(crate) direction: Direction,
 }
 
-thread_local! {
-    /// The events that fired since the thread's last turn.
-    static FIRED: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+/// What fired on a thread since its last turn.
+struct Fired {
+    events: Vec<Event>,
+    /// The poller behind `add_reader` has something.
+    polled: bool,
 }
 
-/// Hands each event that fired on this thread to `sink`, oldest first.
-pub(crate) fn take_events(mut sink: impl FnMut(Event)) {
+thread_local! {
+    static FIRED: RefCell<Fired> = const { RefCell::new(Fired { events: Vec::new(), polled: false }) };
+}
+
+/// Moves the events that fired on this thread behind those in `events`, oldest first. Returns true
+/// if the poller has something as well.
+pub(crate) fn take_events(events: &mut Vec<Event>) -> bool {
     FIRED.with_borrow_mut(|fired| {
-        for event in fired.iter() {
-            sink(*event);
+        if events.is_empty() {
+            std::mem::swap(&mut fired.events, events);
+        } else {
+            events.append(&mut fired.events);
         }
-        fired.clear();
-    });
+        std::mem::take(&mut fired.polled)
+    })
+}
+
+/// Notes that the poller has something.
+pub(crate) struct PollerEvent;
+
+impl Wake for PollerEvent {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        FIRED.with_borrow_mut(|fired| fired.polled = true);
+    }
 }
 
 impl Wake for Event {
@@ -55,19 +77,31 @@ impl Wake for Event {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        FIRED.with_borrow_mut(|fired| fired.push(**self));
+        FIRED.with_borrow_mut(|fired| fired.events.push(**self));
     }
 }
 
 /// What a read found.
 #[derive(Debug)]
 pub(crate) enum Read {
-    /// So many bytes were received.
+    /// So many bytes were received; an event will follow.
     Received(usize),
+    /// So many bytes were received, and there is more, for which no event comes.
+    ReceivedMore(usize),
     /// The peer has shut down its side.
     End,
     /// Nothing there; an event will follow.
     NotReady,
+}
+
+/// Whether a read event is to be expected.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Armed {
+    /// An event comes with the next bytes.
+    Waiting,
+    /// There is something to read now, and no event comes.
+    Ready,
 }
 
 /// A registered socket, owned by somebody else who keeps it open.
@@ -91,37 +125,39 @@ impl Registration {
         })
     }
 
-    /// Receives into `buffer`. Unless the end was reached or an error is returned, another event
-    /// follows when there is more to read. Called for an event only.
+    /// The event that this registration fires when it is readable.
+    pub(crate) fn read_event(&self) -> Event {
+        self.read_event
+    }
+
+    /// Receives into `buffer`. Called for an event only.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
         let received = match rustix::net::recv(&self.io, &mut *buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => return Ok(Read::End),
-            Ok((received, _)) if received == buffer.len() => {
-                self.fire_read();
-                return Ok(Read::Received(received));
-            }
-            Ok((received, _)) => Read::Received(received),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Read::NotReady,
+            Ok((received, _)) if received == buffer.len() => return Ok(Read::ReceivedMore(received)),
+            Ok((received, _)) => Some(received),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
             Err(error) => return Err(error.into()),
         };
         // The socket is drained. Its readiness can be cleared after the fact because only this
         // thread dispatches the kernel's events.
         let cleared: io::Result<()> = self.io.try_io(Interest::READABLE, |_| Err(io::ErrorKind::WouldBlock.into()));
         debug_assert!(cleared.is_err());
-        self.arm_read();
-        Ok(received)
+        Ok(match (received, self.arm_read()) {
+            (Some(received), Armed::Waiting) => Read::Received(received),
+            (Some(received), Armed::Ready) => Read::ReceivedMore(received),
+            (None, Armed::Waiting) => Read::NotReady,
+            (None, Armed::Ready) => Read::ReceivedMore(0),
+        })
     }
 
-    /// Makes sure that a read event follows if there is something to read, now or later.
-    pub(crate) fn arm_read(&self) {
+    /// Asks for a read event.
+    pub(crate) fn arm_read(&self) -> Armed {
         let mut context = Context::from_waker(&self.on_readable);
-        if self.io.poll_read_ready(&mut context).is_ready() {
-            self.fire_read();
+        match self.io.poll_read_ready(&mut context) {
+            Poll::Pending => Armed::Waiting,
+            Poll::Ready(_) => Armed::Ready,
         }
-    }
-
-    fn fire_read(&self) {
-        FIRED.with_borrow_mut(|fired| fired.push(self.read_event));
     }
 
     /// Sends what the kernel takes of `data`.

@@ -17,6 +17,7 @@ use crate::driving::clock;
 use crate::driving::driver::Driver;
 use crate::driving::registration::{self, Direction, Event};
 use crate::python::event_loop::EventLoop;
+use crate::python::ffi;
 use crate::python::handle::{Handle, Scheduled};
 use crate::python::stream_transport::{Remote, StreamTransport};
 use crate::python::watches::Watches;
@@ -25,7 +26,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rloop_core::inbox::{Inbox, Park, Wake};
 use rloop_core::timers::TimerHeap;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
@@ -48,62 +49,74 @@ pub(crate) enum Work {
     /// A transport may start to read.
     StartReading(Py<StreamTransport>),
     /// A call on a transport that was made on another thread.
-    Remote(Py<StreamTransport>, Remote),
+    Remote(Py<StreamTransport>, Box<Remote>),
 }
 
-/// A piece of work, ready to be done: events have found their transport.
-enum Step {
-    Nothing,
-    Run(Py<Handle>),
-    RunForeign(Py<PyAny>),
-    Read(Py<StreamTransport>),
-    Write(Py<StreamTransport>),
-    StartReading(Py<StreamTransport>),
-    Remote(Py<StreamTransport>, Remote),
+/// How much a turn has to do, in this order.
+struct Turn {
+    /// Callbacks that were ready before the wait.
+    left_over: usize,
+    /// Events of sockets.
+    events: usize,
+    /// What came otherwise: watched descriptors, the inbox, due timers.
+    arrived: usize,
 }
 
 /// What only the driving thread touches.
-#[derive(Default)]
 struct Local {
     ready: VecDeque<Work>,
+    /// The events of the current turn; those before `next_event` were dispatched.
+    events: Vec<Event>,
+    next_event: usize,
     timers: TimerHeap<Scheduled>,
     /// The deadline the driver's alarm is set to, if it may still come.
     alarm: Option<f64>,
     /// The transports whose sockets are registered, by descriptor. This keeps them alive.
     streams: Vec<Option<(u64, Py<StreamTransport>)>>,
-    /// The last look found ready descriptors, so the next wait must not block before another.
+    /// The watches have to be looked at: an event came, or the last look found something.
     watches_active: bool,
 }
 
 impl Local {
-    /// Queues the events that fired on this thread.
-    fn take_events(&mut self) {
-        registration::take_events(|event| self.ready.push_back(Work::Event(event)));
+    fn new() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            events: Vec::new(),
+            next_event: 0,
+            timers: TimerHeap::new(),
+            alarm: None,
+            streams: Vec::new(),
+            // The first look asks for the first event.
+            watches_active: true,
+        }
     }
 
-    /// Takes the oldest piece of work, and its target if it is an event.
-    fn next_step(&mut self, py: Python<'_>) -> Option<Step> {
-        Some(match self.ready.pop_front()? {
-            Work::Run(handle) => Step::Run(handle),
-            Work::RunForeign(handle) => Step::RunForeign(handle),
-            Work::Schedule(deadline, handle) => {
-                self.timers.insert(deadline, Scheduled(handle));
-                Step::Nothing
+    /// Takes over the events that fired on this thread.
+    fn take_events(&mut self) {
+        if self.next_event == self.events.len() {
+            self.events.clear();
+            self.next_event = 0;
+        }
+        self.watches_active |= registration::take_events(&mut self.events);
+    }
+
+    /// The transport of the next event of this turn and what it may do; `None` after the last.
+    fn next_event<'py>(&mut self, py: Python<'py>) -> Option<(Bound<'py, StreamTransport>, Direction)> {
+        while let Some(event) = self.events.get(self.next_event).copied() {
+            self.next_event += 1;
+            if let Some(transport) = self.target(py, event) {
+                return Some((transport, event.direction));
             }
-            Work::Event(event) => match self.stream(event.fd) {
-                Some(Some((generation, transport))) if *generation == event.generation => {
-                    let transport = transport.clone_ref(py);
-                    match event.direction {
-                        Direction::Read => Step::Read(transport),
-                        Direction::Write => Step::Write(transport),
-                    }
-                }
-                // The transport was closed after the event fired.
-                _ => Step::Nothing,
-            },
-            Work::StartReading(transport) => Step::StartReading(transport),
-            Work::Remote(transport, call) => Step::Remote(transport, call),
-        })
+        }
+        None
+    }
+
+    /// The transport that an event is for, unless it was closed after the event fired.
+    fn target<'py>(&mut self, py: Python<'py>, event: Event) -> Option<Bound<'py, StreamTransport>> {
+        match self.stream(event.fd)? {
+            Some((generation, transport)) if *generation == event.generation => Some(transport.bind(py).clone()),
+            _ => None,
+        }
     }
 
     /// Queues the timers that are due.
@@ -146,9 +159,11 @@ struct Running {
 thread_local! {
     /// The shard that this thread drives.
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+    /// Its id, or 0: a copy for the question that each call on a transport asks.
+    static DRIVEN: Cell<u64> = const { Cell::new(0) };
 }
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// One thread of a loop.
 pub(crate) struct Shard {
@@ -171,7 +186,7 @@ impl Shard {
         Ok(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inbox: Inbox::new(),
-            parked: Mutex::new(Some(Local::default())),
+            parked: Mutex::new(Some(Local::new())),
             watches,
             driver,
         })
@@ -196,7 +211,7 @@ impl Shard {
 
     /// True on every thread but the one that drives the shard, while one does.
     pub(crate) fn is_elsewhere(&self) -> bool {
-        self.with_local(|_| ()).is_none()
+        DRIVEN.get() != self.id && self.parked.lock().is_none()
     }
 
     /// Queues `work` behind what this thread queued before.
@@ -266,16 +281,15 @@ impl Shard {
         }
         let _seat = Seat::take(self)?;
         let owner = event_loop.clone().unbind();
-        event_loop.py().detach(|| {
-            self.driver.run(|context| Python::attach(|py| self.turn(owner.bind(py), context)))
+        ffi::detached(event_loop.py(), |thread| {
+            self.driver.run(|context| thread.attached(|py| self.turn(owner.bind(py), context)))
         })
     }
 
     /// One turn of the loop.
     fn turn(&self, event_loop: &Bound<'_, EventLoop>, context: &mut Context<'_>) -> Poll<PyResult<()>> {
         let py = event_loop.py();
-        let result = self.begin_turn(py).and_then(|count| self.run_ready(event_loop, count));
-        if let Err(error) = result {
+        if let Err(error) = self.begin_turn(py).and_then(|begun| self.run_turn(event_loop, begun)) {
             return Poll::Ready(Err(error));
         }
         if event_loop.get().is_stopping() {
@@ -292,53 +306,84 @@ impl Shard {
         }
     }
 
-    /// Moves what the wait brought into the ready queue. Returns how much is ready.
-    fn begin_turn(&self, py: Python<'_>) -> PyResult<usize> {
-        let count = self.with_local(|local| {
+    /// Takes what the wait brought.
+    fn begin_turn(&self, py: Python<'_>) -> PyResult<Turn> {
+        let begun = self.with_local(|local| {
+            let left_over = local.ready.len();
             local.take_events();
+            if local.watches_active {
+                self.collect_watches(py, local)?;
+            }
             if self.inbox.begin() {
                 self.inbox.drain_into(&mut local.ready);
             }
-            self.collect_watches(py, local)?;
             local.collect_due_timers();
-            io::Result::Ok(local.ready.len())
+            io::Result::Ok(Turn { left_over, arrived: local.ready.len() - left_over, events: local.events.len() - local.next_event })
         });
-        let count = count.unwrap_or(Ok(0))?;
-        if count == 0 {
+        let turn = begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 }))?;
+        if turn.left_over + turn.arrived + turn.events == 0 {
             // A signal that interrupted the wait has its Python handler run here; if something is
             // ready, the interpreter sees to it when that runs.
             py.check_signals()?;
         }
-        Ok(count)
+        Ok(turn)
     }
 
     /// Queues the handles of ready descriptors.
     fn collect_watches(&self, py: Python<'_>, local: &mut Local) -> io::Result<()> {
-        let before = local.ready.len();
-        self.watches.collect(py, |handle| local.ready.push_back(Work::Run(handle)))?;
-        local.watches_active = local.ready.len() != before;
+        local.watches_active = self.watches.collect(py, |handle| local.ready.push_back(Work::Run(handle)))?;
         Ok(())
+    }
+
+    /// Does what was ready when the turn began, and nothing that is added meanwhile.
+    fn run_turn(&self, event_loop: &Bound<'_, EventLoop>, turn: Turn) -> PyResult<()> {
+        let py = event_loop.py();
+        if turn.left_over > 0 {
+            self.run_ready(event_loop, turn.left_over)?;
+        }
+        for _ in 0..turn.events {
+            let Some(Some((transport, direction))) = self.with_local(|local| local.next_event(py)) else {
+                break;
+            };
+            Self::dispatch(&transport, direction)?;
+        }
+        if turn.arrived > 0 {
+            self.run_ready(event_loop, turn.arrived)?;
+        }
+        Ok(())
+    }
+
+    fn dispatch(transport: &Bound<'_, StreamTransport>, direction: Direction) -> PyResult<()> {
+        match direction {
+            Direction::Write => StreamTransport::on_writable(transport),
+            Direction::Read => StreamTransport::on_readable(transport),
+        }
     }
 
     /// Runs the `count` oldest items of the ready queue.
     fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> PyResult<()> {
         let py = event_loop.py();
         for _ in 0..count {
-            let Some(Some(step)) = self.with_local(|local| local.next_step(py)) else {
+            let Some(Some(work)) = self.with_local(|local| local.ready.pop_front()) else {
                 break;
             };
-            match step {
-                Step::Nothing => (),
-                Step::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
-                Step::RunForeign(handle) => {
+            match work {
+                Work::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
+                Work::RunForeign(handle) => {
                     if !handle.getattr(py, "_cancelled")?.is_truthy(py)? {
                         handle.call_method0(py, "_run")?;
                     }
                 }
-                Step::Read(transport) => StreamTransport::on_readable(transport.bind(py))?,
-                Step::Write(transport) => StreamTransport::on_writable(transport.bind(py))?,
-                Step::StartReading(transport) => StreamTransport::start_reading(transport.bind(py)),
-                Step::Remote(transport, call) => StreamTransport::run_remote(transport.bind(py), call)?,
+                Work::Schedule(deadline, handle) => {
+                    self.with_local(|local| local.timers.insert(deadline, Scheduled(handle)));
+                }
+                Work::Event(event) => {
+                    if let Some(Some(transport)) = self.with_local(|local| local.target(py, event)) {
+                        Self::dispatch(&transport, event.direction)?;
+                    }
+                }
+                Work::StartReading(transport) => StreamTransport::start_reading(transport.bind(py)),
+                Work::Remote(transport, call) => StreamTransport::run_remote(transport.bind(py), *call)?,
             }
         }
         Ok(())
@@ -348,13 +393,12 @@ impl Shard {
     /// from elsewhere wakes the shard.
     fn may_park(&self, py: Python<'_>) -> io::Result<bool> {
         let idle = self.with_local(|local| {
-            local.take_events();
             // A descriptor that was ready may still be: only the kernel knows whether its callback
             // left something behind.
             if local.ready.is_empty() && local.watches_active {
                 self.collect_watches(py, local)?;
             }
-            if !local.ready.is_empty() {
+            if !local.ready.is_empty() || local.watches_active {
                 return io::Result::Ok(false);
             }
             if let Some(deadline) = local.next_alarm() {
@@ -368,7 +412,7 @@ impl Shard {
     /// Hands out everything the shard holds, so that the caller can drop it. The shard must be
     /// stopped.
     pub(crate) fn take_all(&self) -> impl Sized + use<> {
-        let local = self.with_local(std::mem::take);
+        let local = self.with_local(|local| std::mem::replace(local, Local::new()));
         let mut pushed = VecDeque::new();
         self.inbox.drain_into(&mut pushed);
         (local, pushed, self.watches.clear())
@@ -412,13 +456,16 @@ impl<'a> Seat<'a> {
         let local = shard.parked.lock().take();
         let local = local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
         let outer = RUNNING.replace(Some(Running { shard: shard.id, local }));
+        DRIVEN.set(shard.id);
         Ok(Self { shard, outer })
     }
 }
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        let running = RUNNING.replace(self.outer.take());
+        let outer = self.outer.take();
+        DRIVEN.set(outer.as_ref().map_or(0, |outer| outer.shard));
+        let running = RUNNING.replace(outer);
         *self.shard.parked.lock() = running.map(|running| {
             let mut local = running.local;
             // The next run may be on another thread.

@@ -15,11 +15,12 @@
 //! `_io_refs`, as `socket.makefile()` does: `sock.close()` by somebody else then takes effect when
 //! the transport has closed, and the number is never reused under it.
 
-use crate::driving::registration::{Read, Registration};
+use crate::driving::registration::{Direction, Event, Read, Registration};
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::shard::{Shard, Work};
 use crate::python::stream_state::{Flushed, Objects, Receiver, StreamState};
+use crate::python::ffi::OneArgumentMethod;
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyValueError};
@@ -30,6 +31,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyContext, PyDict, PyList, PyTuple, PyType};
 use rloop_core::flow::{FlowChange, FlowControl};
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,10 +80,22 @@ enum Written {
 }
 
 /// What a read event led to.
-enum Received {
-    Data(Py<PyBytes>),
-    End,
+enum Received<'py> {
+    /// Nothing: the transport is not reading, or the event was stale.
     Nothing,
+    /// Bytes for `data_received`; `more` is the next event, if the driver will not deliver it.
+    Data {
+        data: Bound<'py, PyBytes>,
+        more: Option<Event>,
+        context: Bound<'py, PyContext>,
+        data_received: Bound<'py, PyAny>,
+        /// The first argument of `data_received`, if that is not bound.
+        receiver: Option<Bound<'py, PyAny>>,
+    },
+    /// A buffered protocol has to be asked where to receive.
+    Wanted { context: Bound<'py, PyContext>, get_buffer: Bound<'py, PyAny>, buffer_updated: Bound<'py, PyAny> },
+    End { context: Bound<'py, PyContext> },
+    Failed(std::io::Error),
 }
 
 impl StreamTransport {
@@ -94,7 +108,7 @@ impl StreamTransport {
     fn forward(slf: &Bound<'_, Self>, call: impl FnOnce() -> PyResult<Remote>) -> PyResult<bool> {
         let home = &slf.get().home;
         if home.is_elsewhere() {
-            home.push(Work::Remote(slf.clone().unbind(), call()?));
+            home.push(Work::Remote(slf.clone().unbind(), Box::new(call()?)));
             return Ok(true);
         }
         Ok(false)
@@ -116,7 +130,16 @@ impl StreamTransport {
     pub(crate) fn start_reading(slf: &Bound<'_, Self>) {
         let mut state = slf.get().state.lock();
         if state.is_reading() {
-            state.activate_reader();
+            let event = state.activate_reader();
+            drop(state);
+            slf.get().expect_event(event);
+        }
+    }
+
+    /// Queues an event that the driver will not deliver.
+    fn expect_event(&self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.home.push(Work::Event(event));
         }
     }
 
@@ -126,47 +149,59 @@ impl StreamTransport {
     /// `SystemExit` and `KeyboardInterrupt` of the protocol.
     pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let (receiver, context) = {
+        let received = READ_BUFFER.with_borrow_mut(|buffer| {
             let state = slf.get().state.lock();
-            match &state.objects {
-                Some(objects) if state.reader_active => {
-                    (objects.receiver.clone_ref(py), objects.read_context.clone_ref(py))
+            let Some(objects) = state.objects.as_ref().filter(|_| state.reader_active) else {
+                return Received::Nothing;
+            };
+            let data_received = match &objects.receiver {
+                Receiver::Streaming { data_received } => data_received,
+                Receiver::Buffered { get_buffer, buffer_updated } => {
+                    return Received::Wanted {
+                        context: objects.read_context.bind(py).clone(),
+                        get_buffer: get_buffer.bind(py).clone(),
+                        buffer_updated: buffer_updated.bind(py).clone(),
+                    };
                 }
-                _ => return Ok(()),
+            };
+            if buffer.is_empty() {
+                buffer.resize(MAX_READ_SIZE, 0);
             }
-        };
-        let context = context.bind(py);
-        match receiver {
-            Receiver::Streaming { data_received } => Self::receive(slf, context, data_received.bind(py)),
-            Receiver::Buffered { get_buffer, buffer_updated } => {
-                Self::receive_into(slf, context, get_buffer.bind(py), buffer_updated.bind(py))
+            let (len, more) = match state.read(buffer) {
+                Ok(Read::Received(len)) => (len, None),
+                Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
+                Ok(Read::NotReady) => return Received::Nothing,
+                Ok(Read::End) => return Received::End { context: objects.read_context.bind(py).clone() },
+                Err(error) => return Received::Failed(error),
+            };
+            let context = objects.read_context.bind(py).clone();
+            let (data_received, receiver) = data_received.parts(py);
+            drop(state);
+            Received::Data { data: PyBytes::new(py, &buffer[..len]), more, context, data_received, receiver }
+        });
+        match received {
+            Received::Nothing => Ok(()),
+            Received::Data { data, more, context, data_received, receiver } => {
+                slf.get().expect_event(more);
+                if data.as_bytes().is_empty() {
+                    return Ok(());
+                }
+                let called = ffi::in_context(&context, || match receiver {
+                    Some(receiver) => data_received.call1((receiver, data)),
+                    None => data_received.call1((data,)),
+                });
+                Self::check_protocol_call(slf, called, "data_received").map(|_| ())
             }
+            Received::Wanted { context, get_buffer, buffer_updated } => {
+                Self::receive_into(slf, &context, &get_buffer, &buffer_updated)
+            }
+            Received::End { context } => Self::on_end(slf, &context),
+            Received::Failed(error) => Self::fatal_error(slf, error.into(), "Fatal read error on socket transport"),
         }
     }
 
-    fn receive(
-        slf: &Bound<'_, Self>,
-        context: &Bound<'_, PyContext>,
-        data_received: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let received = READ_BUFFER.with_borrow_mut(|buffer| {
-            buffer.resize(MAX_READ_SIZE, 0);
-            Ok(match slf.get().state.lock().read(buffer)? {
-                Read::Received(len) => Received::Data(PyBytes::new(py, &buffer[..len]).unbind()),
-                Read::End => Received::End,
-                Read::NotReady => Received::Nothing,
-            })
-        });
-        match received {
-            Ok(Received::Nothing) => Ok(()),
-            Ok(Received::End) => Self::on_end(slf, context),
-            Ok(Received::Data(data)) => {
-                let called = ffi::in_context(context, || data_received.call1((data,)));
-                Self::check_protocol_call(slf, called, "data_received").map(|_| ())
-            }
-            Err(error) => Self::fatal_error(slf, error, "Fatal read error on socket transport"),
-        }
+    fn read_event(&self) -> Event {
+        Event { fd: self.fd, generation: self.generation, direction: Direction::Read }
     }
 
     fn receive_into(
@@ -186,15 +221,19 @@ impl StreamTransport {
             return Ok(());
         };
         let read = ffi::with_writable_bytes(&target, |bytes| slf.get().state.lock().read(bytes));
-        match read.and_then(|read| Ok(read?)) {
-            Ok(Read::NotReady) => Ok(()),
-            Ok(Read::End) => Self::on_end(slf, context),
-            Ok(Read::Received(len)) => {
-                let called = ffi::in_context(context, || buffer_updated.call1((len,)));
-                Self::check_protocol_call(slf, called, "buffer_updated").map(|_| ())
-            }
-            Err(error) => Self::fatal_error(slf, error, "Fatal read error on socket transport"),
+        let (len, more) = match read.and_then(|read| Ok(read?)) {
+            Ok(Read::NotReady) => return Ok(()),
+            Ok(Read::End) => return Self::on_end(slf, context),
+            Ok(Read::Received(len)) => (len, None),
+            Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
+            Err(error) => return Self::fatal_error(slf, error, "Fatal read error on socket transport"),
+        };
+        slf.get().expect_event(more);
+        if len == 0 {
+            return Ok(());
         }
+        let called = ffi::in_context(context, || buffer_updated.call1((len,)));
+        Self::check_protocol_call(slf, called, "buffer_updated").map(|_| ())
     }
 
     /// The peer has shut down its side.
@@ -219,6 +258,7 @@ impl StreamTransport {
     }
 
     /// Handles a failed protocol method: `Ok(None)` after the error was dealt with.
+    #[inline(always)]
     fn check_protocol_call<R>(slf: &Bound<'_, Self>, called: PyResult<R>, method: &str) -> PyResult<Option<R>> {
         match called {
             Ok(result) => Ok(Some(result)),
@@ -436,7 +476,9 @@ impl StreamTransport {
         let py = slf.py();
         let written = {
             let mut state = slf.get().state.lock();
-            state.check_writable("write")?;
+            if state.eof_written || state.empty_waiter.is_some() {
+                state.check_writable("write")?;
+            }
             if state.note_lost_write() {
                 Written::Lost(state.lost)
             } else {
@@ -455,6 +497,20 @@ impl StreamTransport {
             }
         };
         Self::enqueue(slf, snapshot()?, sent)
+    }
+
+    fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let bytes = data.cast::<PyBytes>();
+        if bytes.is_err() {
+            buffer::check(data)?;
+        }
+        if Self::forward(slf, || buffer::snapshot(data).map(Remote::Write))? {
+            return Ok(());
+        }
+        match bytes {
+            Ok(bytes) => Self::write_checked(slf, bytes.as_bytes(), || buffer::snapshot(data)),
+            Err(_) => ffi::with_bytes(data, |bytes| Self::write_checked(slf, bytes, || buffer::snapshot(data)))?,
+        }
     }
 
     fn enqueue(slf: &Bound<'_, Self>, data: PyBackedBytes, offset: usize) -> PyResult<()> {
@@ -509,17 +565,17 @@ impl StreamTransport {
 
     fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
         let context = ffi::copy_context(slf.py())?;
-        let old_context = {
+        let (old_context, event) = {
             let mut state = slf.get().state.lock();
             if state.closing || !state.paused {
                 return Ok(());
             }
             state.paused = false;
             let old = state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.read_context, context));
-            state.activate_reader();
-            old
+            (old, state.activate_reader())
         };
         drop(old_context);
+        slf.get().expect_event(event);
         log_debug(slf, "%r resumes reading")
     }
 
@@ -527,18 +583,6 @@ impl StreamTransport {
         let nothing_queued = slf.get().state.lock().close();
         if nothing_queued { Self::schedule_connection_lost(slf, None) } else { Ok(()) }
     }
-}
-
-/// Finds how `protocol` wants to receive.
-fn receiver_for(protocol: &Bound<'_, PyAny>) -> PyResult<Receiver> {
-    let py = protocol.py();
-    if protocol.is_instance(imports::BUFFERED_PROTOCOL.get(py)?)? {
-        return Ok(Receiver::Buffered {
-            get_buffer: protocol.getattr(intern!(py, "get_buffer"))?.unbind(),
-            buffer_updated: protocol.getattr(intern!(py, "buffer_updated"))?.unbind(),
-        });
-    }
-    Ok(Receiver::Streaming { data_received: protocol.getattr(intern!(py, "data_received"))?.unbind() })
 }
 
 /// Takes one of the socket's `_io_refs`, see the module's documentation.
@@ -575,6 +619,20 @@ fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {
     Ok(())
 }
 
+/// `StreamTransport.write`
+pub(crate) struct Write;
+
+impl OneArgumentMethod for Write {
+    type Class = StreamTransport;
+    const NAME: &'static CStr = c"write";
+    const DOC: &'static CStr = c"write($self, data, /)\n--\n\n\
+        Writes bytes. Does not block; what the socket does not take is queued, as it is now.";
+
+    fn call(slf: &Bound<'_, StreamTransport>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        StreamTransport::write(slf, data)
+    }
+}
+
 #[pymethods]
 impl StreamTransport {
     /// Takes over a connected, non-blocking socket. `_open()` starts the transport.
@@ -599,7 +657,7 @@ impl StreamTransport {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
             protocol: protocol.clone().unbind(),
-            receiver: receiver_for(protocol)?,
+            receiver: Receiver::new(protocol)?,
             server,
             read_context: ffi::copy_context(py)?,
             write_context: None,
@@ -680,7 +738,7 @@ impl StreamTransport {
 
     /// Replaces the protocol.
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-        let receiver = receiver_for(protocol)?;
+        let receiver = Receiver::new(protocol)?;
         let replaced = {
             let mut state = self.state.lock();
             state.protocol_connected = true;
@@ -738,21 +796,6 @@ impl StreamTransport {
     /// How many bytes wait to be sent.
     fn get_write_buffer_size(&self) -> usize {
         self.state.lock().queue.len()
-    }
-
-    /// Writes bytes. Does not block; what the socket does not take is queued, as it is now.
-    fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let bytes = data.cast::<PyBytes>();
-        if bytes.is_err() {
-            buffer::check(data)?;
-        }
-        if Self::forward(slf, || buffer::snapshot(data).map(Remote::Write))? {
-            return Ok(());
-        }
-        match bytes {
-            Ok(bytes) => Self::write_checked(slf, bytes.as_bytes(), || buffer::snapshot(data)),
-            Err(_) => ffi::with_bytes(data, |bytes| Self::write_checked(slf, bytes, || buffer::snapshot(data)))?,
-        }
     }
 
     /// Writes an iterable of bytes-like objects, in as few system calls as possible.

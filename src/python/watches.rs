@@ -122,8 +122,9 @@ impl Watches {
         Ok(evicted)
     }
 
-    /// Hands the handles of all ready descriptors to `sink`.
-    pub(crate) fn collect(&self, py: Python<'_>, mut sink: impl FnMut(Py<Handle>)) -> io::Result<()> {
+    /// Hands the handles of all ready descriptors to `sink`. Returns false if there was none: then,
+    /// and only then, an event comes when there is one.
+    pub(crate) fn collect(&self, py: Python<'_>, mut sink: impl FnMut(Py<Handle>)) -> io::Result<bool> {
         self.poller.look(|ready| {
             #[expect(clippy::cast_possible_truncation, reason = "the low half is the descriptor")]
             let fd = ready.token as RawFd;
