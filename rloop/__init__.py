@@ -1,14 +1,38 @@
 """TokioLoop: a drop-in asyncio event loop on tokio.
 
-``rloop.run(main())`` runs a coroutine on a :class:`TokioLoop`; ``rloop.new_event_loop`` is a loop
-factory for everything that takes one.
+``rloop.run(main())`` runs a coroutine on a :class:`TokioLoop`; :func:`new_event_loop` is a loop
+factory for everything that takes one, such as :class:`asyncio.Runner`.
 """
 
+import warnings
+from typing import TYPE_CHECKING, Any
+
 from rloop.loop import TokioLoop
+from rloop.run import install, new_event_loop, run
 
-__all__ = ["TokioLoop", "new_event_loop"]
+if TYPE_CHECKING:
+    from rloop._policy import EventLoopPolicy
+
+__all__ = ["EventLoopPolicy", "TokioLoop", "install", "new_event_loop", "run"]
+
+_OLD_NAMES = {
+    "RLoop": "TokioLoop",
+    "TokioEventLoopPolicy": "EventLoopPolicy",
+    "TokioLoopPolicy": "EventLoopPolicy",
+    "new_tokio_event_loop": "new_event_loop",
+}
 
 
-def new_event_loop() -> TokioLoop:
-    """Return a new :class:`TokioLoop`, for use as a loop factory."""
-    return TokioLoop()
+def __getattr__(name: str) -> Any:
+    if name in _OLD_NAMES:
+        current = _OLD_NAMES[name]
+        warnings.warn(
+            f"rloop.{name} is deprecated, use rloop.{current}", DeprecationWarning, stacklevel=2
+        )
+        return globals().get(current) or __getattr__(current)
+    if name == "EventLoopPolicy":
+        # Made on demand: event loop policies are deprecated, and gone from Python 3.16.
+        from rloop._policy import EventLoopPolicy
+
+        return EventLoopPolicy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ own signatures and semantics. This module joins the two.
 """
 
 import asyncio
+import os
 import signal
 import socket
 import threading
@@ -17,6 +18,8 @@ from rloop._selector import WatchedDescriptors
 from rloop._transport import SocketTransport
 
 __all__ = ["TokioLoop"]
+
+os.register_at_fork(after_in_child=_rloop._after_fork_in_child)
 
 
 class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):

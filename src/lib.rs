@@ -18,8 +18,15 @@ mod _rloop {
     use crate::python::handle::{Handle, TimerHandle};
     #[pymodule_export]
     use crate::python::stream_transport::StreamTransport;
+    use crate::driving::process;
     use crate::python::{ffi, stream_transport};
     use pyo3::prelude::*;
+
+    /// Called in the child of a `fork()`.
+    #[pyfunction]
+    fn _after_fork_in_child() {
+        process::after_fork_in_child();
+    }
 
     #[pymodule_init]
     fn add_methods(module: &Bound<'_, PyModule>) -> PyResult<()> {

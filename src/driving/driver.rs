@@ -14,6 +14,7 @@
 //! moved back costs one early wake-up instead of a system call per cancelled timer.
 
 use crate::driving::clock;
+use crate::driving::registration::{self, Fired};
 use crate::sys;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
@@ -21,20 +22,26 @@ use rustix::time::{
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use tokio::io::unix::AsyncFd;
-use tokio::runtime::{Builder, EnterGuard, Runtime};
+use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 use tokio::task::coop::unconstrained;
 
 /// How many events one `epoll_wait` may return.
 const EVENTS_PER_POLL: usize = 1024;
 
+/// True if tokio will not let this thread drive a runtime, because it does already.
+pub(crate) fn is_inside_a_runtime() -> bool {
+    Handle::try_current().is_ok()
+}
+
 /// One shard's runtime. Any thread may drive it, one at a time.
 pub(crate) struct Driver {
-    /// Dropped before the runtime it is registered with.
     alarm: Alarm,
-    runtime: Runtime,
+    /// Invariant: `Some` until the driver is dropped.
+    runtime: Option<Runtime>,
     /// Wakes the root future; set by the first turn.
     root: Arc<OnceLock<Waker>>,
 }
@@ -42,12 +49,14 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new() -> io::Result<Self> {
         let root = Arc::new(OnceLock::<Waker>::new());
-        let after_unpark = root.clone();
+        // The runtime owns the hook and the waker owns the runtime: a strong reference would keep
+        // both for ever.
+        let after_unpark = Arc::downgrade(&root);
         let runtime = Builder::new_current_thread()
             .enable_io()
             .max_io_events_per_tick(EVENTS_PER_POLL)
             .on_thread_unpark(move || {
-                if let Some(root) = after_unpark.get() {
+                if let Some(root) = after_unpark.upgrade().as_deref().and_then(OnceLock::get) {
                     root.wake_by_ref();
                 }
             })
@@ -56,15 +65,34 @@ impl Driver {
             let _entered = runtime.enter();
             Alarm::new()?
         };
-        Ok(Self { alarm, runtime, root })
+        Ok(Self { alarm, runtime: Some(runtime), root })
     }
 
     /// Calls `turn` after every wake-up until it is ready. Blocks the calling thread.
     pub(crate) fn run<R>(&self, mut turn: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
-        self.runtime.block_on(unconstrained(poll_fn(|context| {
+        self.runtime().block_on(unconstrained(poll_fn(|context| {
             self.root.get_or_init(|| context.waker().clone());
             turn(context)
         })))
+    }
+
+    /// Waits once, on another thread, and returns what fired. For a thread that is inside a runtime
+    /// already. Without `may_block` it only asks the kernel.
+    pub(crate) fn wait_on_another_thread(&self, may_block: bool) -> Fired {
+        let wait = || {
+            let mut waited = false;
+            self.run(|context| {
+                if std::mem::replace(&mut waited, true) {
+                    return Poll::Ready(());
+                }
+                if !may_block {
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            });
+            registration::take_all()
+        };
+        std::thread::scope(|scope| scope.spawn(wait).join().unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
     /// Makes a parked thread take a turn. Costs one write to an eventfd.
@@ -76,12 +104,26 @@ impl Driver {
 
     /// Enters the runtime, so that descriptors can be registered with it.
     pub(crate) fn enter(&self) -> EnterGuard<'_> {
-        self.runtime.enter()
+        self.runtime().enter()
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("only drop takes the runtime")
     }
 
     /// The timer that ends a park.
     pub(crate) fn alarm(&self) -> &Alarm {
         &self.alarm
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A loop may be closed in a callback of another loop, where tokio forbids the wait for
+            // blocking tasks that a plain drop implies. There are none.
+            runtime.shutdown_background();
+        }
     }
 }
 

@@ -3,4 +3,5 @@
 pub(crate) mod clock;
 pub(crate) mod driver;
 pub(crate) mod poller;
+pub(crate) mod process;
 pub(crate) mod registration;

@@ -9,6 +9,7 @@
 //! next turn takes ([`take_events`]): so events are handled in order, attached to Python, and
 //! behind what was ready before.
 
+use crate::driving::process;
 use crate::sys::{self, Descriptor};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use std::cell::RefCell;
@@ -35,10 +36,10 @@ pub(crate) struct Event {
 }
 
 /// What fired on a thread since its last turn.
-struct Fired {
-    events: Vec<Event>,
+pub(crate) struct Fired {
+    pub(crate) events: Vec<Event>,
     /// The poller behind `add_reader` has something.
-    polled: bool,
+    pub(crate) polled: bool,
 }
 
 thread_local! {
@@ -56,6 +57,11 @@ pub(crate) fn take_events(events: &mut Vec<Event>) -> bool {
         }
         std::mem::take(&mut fired.polled)
     })
+}
+
+/// All that fired on this thread.
+pub(crate) fn take_all() -> Fired {
+    FIRED.replace(Fired { events: Vec::new(), polled: false })
 }
 
 /// Notes that the poller has something.
@@ -106,7 +112,9 @@ pub(crate) enum Armed {
 
 /// A registered socket, owned by somebody else who keeps it open.
 pub(crate) struct Registration {
-    io: AsyncFd<Descriptor>,
+    /// Invariant: `Some` until the registration is dropped.
+    io: Option<AsyncFd<Descriptor>>,
+    process: process::Stamp,
     on_readable: Waker,
     on_writable: Waker,
     read_event: Event,
@@ -118,11 +126,16 @@ impl Registration {
         let read_event = Event { fd, generation, direction: Direction::Read };
         let write_event = Event { direction: Direction::Write, ..read_event };
         Ok(Self {
-            io: sys::register(fd)?,
+            io: Some(sys::register(fd)?),
+            process: process::Stamp::new(),
             on_readable: Arc::new(read_event).into(),
             on_writable: Arc::new(write_event).into(),
             read_event,
         })
+    }
+
+    fn io(&self) -> &AsyncFd<Descriptor> {
+        self.io.as_ref().expect("only drop takes it")
     }
 
     /// The event that this registration fires when it is readable.
@@ -132,7 +145,7 @@ impl Registration {
 
     /// Receives into `buffer`. Called for an event only.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
-        let received = match rustix::net::recv(&self.io, &mut *buffer, RecvFlags::DONTWAIT) {
+        let received = match rustix::net::recv(self.io(), &mut *buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => return Ok(Read::End),
             Ok((received, _)) if received == buffer.len() => return Ok(Read::ReceivedMore(received)),
             Ok((received, _)) => Some(received),
@@ -141,7 +154,7 @@ impl Registration {
         };
         // The socket is drained. Its readiness can be cleared after the fact because only this
         // thread dispatches the kernel's events.
-        let cleared: io::Result<()> = self.io.try_io(Interest::READABLE, |_| Err(io::ErrorKind::WouldBlock.into()));
+        let cleared: io::Result<()> = self.io().try_io(Interest::READABLE, |_| Err(io::ErrorKind::WouldBlock.into()));
         debug_assert!(cleared.is_err());
         Ok(match (received, self.arm_read()) {
             (Some(received), Armed::Waiting) => Read::Received(received),
@@ -154,7 +167,7 @@ impl Registration {
     /// Asks for a read event.
     pub(crate) fn arm_read(&self) -> Armed {
         let mut context = Context::from_waker(&self.on_readable);
-        match self.io.poll_read_ready(&mut context) {
+        match self.io().poll_read_ready(&mut context) {
             Poll::Pending => Armed::Waiting,
             Poll::Ready(_) => Armed::Ready,
         }
@@ -162,20 +175,20 @@ impl Registration {
 
     /// Sends what the kernel takes of `data`.
     pub(crate) fn write(&self, data: &[u8]) -> io::Result<usize> {
-        would_block_is_zero(rustix::net::send(&self.io, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+        would_block_is_zero(rustix::net::send(self.io(), data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
     }
 
     /// Sends what the kernel takes of `slices`, in one call.
     pub(crate) fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut control = SendAncillaryBuffer::default();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        would_block_is_zero(rustix::net::sendmsg(&self.io, slices, &mut control, flags))
+        would_block_is_zero(rustix::net::sendmsg(self.io(), slices, &mut control, flags))
     }
 
     /// Arranges for a write event once the socket, which was just found full, has room again.
     pub(crate) fn arm_write(&self) -> io::Result<()> {
         let mut context = Context::from_waker(&self.on_writable);
-        while let Poll::Ready(guard) = self.io.poll_write_ready(&mut context) {
+        while let Poll::Ready(guard) = self.io().poll_write_ready(&mut context) {
             guard?.clear_ready();
         }
         Ok(())
@@ -183,8 +196,17 @@ impl Registration {
 
     /// Shuts down the sending side.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        rustix::net::shutdown(&self.io, rustix::net::Shutdown::Write)?;
+        rustix::net::shutdown(self.io(), rustix::net::Shutdown::Write)?;
         Ok(())
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if !self.process.is_this() {
+            // The epoll set is the parent's as well: leave its socket in it.
+            std::mem::forget(self.io.take());
+        }
     }
 }
 

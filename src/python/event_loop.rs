@@ -6,6 +6,7 @@
 //! class, so that both sides see one value.
 
 use crate::driving::clock;
+use crate::python::error::OrOsError;
 use crate::python::handle::{Handle, TimerHandle};
 use crate::python::imports;
 use crate::python::shard::{Shard, Work};
@@ -134,7 +135,7 @@ impl EventLoop {
         this.check_closed()?;
         let fd = descriptor(fd)?;
         let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, None)?)?;
-        let replaced = this.main_shard().watches().set(fd, side, handle.clone_ref(slf.py()))?;
+        let replaced = this.main_shard().io()?.watches.set(fd, side, handle.clone_ref(slf.py())).or_os_error(slf.py())?;
         cancel(slf.py(), replaced)?;
         Ok(handle)
     }
@@ -144,7 +145,7 @@ impl EventLoop {
         if this.closed.load(Ordering::Acquire) {
             return Ok(false);
         }
-        let removed = this.main_shard().watches().remove(descriptor(fd)?, side)?;
+        let removed = this.main_shard().io()?.watches.remove(descriptor(fd)?, side).or_os_error(slf.py())?;
         cancel(slf.py(), removed)
     }
 }
@@ -191,10 +192,12 @@ fn deadline_after(now: f64, delay: &Bound<'_, PyAny>) -> PyResult<f64> {
 #[pymethods]
 impl EventLoop {
     #[new]
-    #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    #[pyo3(signature = (*args, **kwargs))]
+    fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        // The arguments are the subclass's.
+        let _ = kwargs;
         Ok(Self {
-            shards: Box::new([Arc::new(Shard::new()?)]),
+            shards: Box::new([Arc::new(Shard::new().or_os_error(args.py())?)]),
             debug: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -328,8 +331,8 @@ impl EventLoop {
     }
 
     /// The watched descriptors as (fd, has a reader, has a writer).
-    fn _watched_descriptors(&self) -> Vec<(RawFd, bool, bool)> {
-        self.main_shard().watches().descriptors()
+    fn _watched_descriptors(&self) -> PyResult<Vec<(RawFd, bool, bool)>> {
+        Ok(self.main_shard().io()?.watches.descriptors())
     }
 
     /// Drops everything that is scheduled or watched. The loop is closed and stopped.

@@ -32,7 +32,8 @@ impl Import {
 
 pub(crate) static HANDLE: Import = Import::new("asyncio", "Handle");
 pub(crate) static TIMER_HANDLE: Import = Import::new("asyncio", "TimerHandle");
-pub(crate) static TRANSPORT: Import = Import::new("asyncio", "Transport");
+/// The class that asyncio itself asks for before it falls back to `sendfile()` by reading.
+pub(crate) static TRANSPORT: Import = Import::new("asyncio.transports", "_FlowControlMixin");
 pub(crate) static BUFFERED_PROTOCOL: Import = Import::new("asyncio", "BufferedProtocol");
 pub(crate) static FUTURE: Import = Import::new("asyncio", "Future");
 pub(crate) static LOGGER: Import = Import::new("asyncio.log", "logger");

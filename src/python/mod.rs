@@ -8,6 +8,7 @@
 //! | `add_reader` and `add_writer` | `watches` |
 //! | the stream transport | `stream_transport`, `stream_state` |
 //! | bytes-like arguments | `buffer` |
+//! | exceptions for failed system calls | `error` |
 //! | Python objects that Rust looks up by name | `imports` |
 //! | C-API calls that PyO3 lacks (the unsafe fence) | `ffi` |
 //!
@@ -15,6 +16,7 @@
 //! something is called, and also when a reference is dropped.
 
 pub(crate) mod buffer;
+pub(crate) mod error;
 pub(crate) mod event_loop;
 pub(crate) mod ffi;
 pub(crate) mod handle;

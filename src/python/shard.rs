@@ -14,10 +14,12 @@
 //! blocks: other threads get the GIL, and a stop-the-world request is not held up by a busy loop.
 
 use crate::driving::clock;
-use crate::driving::driver::Driver;
-use crate::driving::registration::{self, Direction, Event};
+use crate::driving::driver::{self, Driver};
+use crate::driving::process;
+use crate::driving::registration::{self, Direction, Event, Fired};
+use crate::python::error::OrOsError;
 use crate::python::event_loop::EventLoop;
-use crate::python::ffi;
+use crate::python::ffi::{self, Detached};
 use crate::python::handle::{Handle, Scheduled};
 use crate::python::stream_transport::{Remote, StreamTransport};
 use crate::python::watches::Watches;
@@ -30,8 +32,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 /// How far the clock may seem to lag behind the timer that rang, in seconds.
 const ALARM_MARGIN: f64 = 1e-3;
@@ -50,6 +53,16 @@ pub(crate) enum Work {
     StartReading(Py<StreamTransport>),
     /// A call on a transport that was made on another thread.
     Remote(Py<StreamTransport>, Box<Remote>),
+}
+
+/// How a turn ends.
+enum Wait {
+    /// The loop stops.
+    Never,
+    /// Something is ready: ask the kernel without blocking.
+    Poll,
+    /// Wait until something comes.
+    Park,
 }
 
 /// How much a turn has to do, in this order.
@@ -75,6 +88,8 @@ struct Local {
     streams: Vec<Option<(u64, Py<StreamTransport>)>>,
     /// The watches have to be looked at: an event came, or the last look found something.
     watches_active: bool,
+    /// The handles of a look before the wait are ready; they count as the next turn's.
+    looked_ahead: bool,
 }
 
 impl Local {
@@ -88,6 +103,7 @@ impl Local {
             streams: Vec::new(),
             // The first look asks for the first event.
             watches_active: true,
+            looked_ahead: false,
         }
     }
 
@@ -98,6 +114,12 @@ impl Local {
             self.next_event = 0;
         }
         self.watches_active |= registration::take_events(&mut self.events);
+    }
+
+    /// Takes over the events that fired on another thread.
+    fn accept(&mut self, fired: Fired) {
+        self.events.extend(fired.events);
+        self.watches_active |= fired.polled;
     }
 
     /// The transport of the next event of this turn and what it may do; `None` after the last.
@@ -117,6 +139,12 @@ impl Local {
             Some((generation, transport)) if *generation == event.generation => Some(transport.bind(py).clone()),
             _ => None,
         }
+    }
+
+    /// Queues the handles of ready descriptors.
+    fn collect_watches(&mut self, py: Python<'_>, watches: &Watches) -> io::Result<()> {
+        self.watches_active = watches.collect(py, |handle| self.ready.push_back(Work::Run(handle)))?;
+        Ok(())
     }
 
     /// Queues the timers that are due.
@@ -172,32 +200,53 @@ pub(crate) struct Shard {
     inbox: Inbox<Work>,
     /// Invariant: `None` while a thread drives the shard.
     parked: Mutex<Option<Local>>,
-    watches: Watches,
-    driver: Driver,
+    /// `None` once the loop is closed.
+    io: Mutex<Option<Arc<ShardIo>>>,
+    process: process::Stamp,
 }
 
-impl Shard {
-    pub(crate) fn new() -> io::Result<Self> {
+/// The descriptors of a shard.
+pub(crate) struct ShardIo {
+    pub(crate) watches: Watches,
+    pub(crate) driver: Driver,
+}
+
+impl ShardIo {
+    fn new() -> io::Result<Self> {
         let driver = Driver::new()?;
         let watches = {
             let _entered = driver.enter();
             Watches::new()?
         };
+        Ok(Self { watches, driver })
+    }
+}
+
+impl Shard {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             inbox: Inbox::new(),
             parked: Mutex::new(Some(Local::new())),
-            watches,
-            driver,
+            io: Mutex::new(Some(Arc::new(ShardIo::new()?))),
+            process: process::Stamp::new(),
         })
     }
 
-    pub(crate) fn watches(&self) -> &Watches {
-        &self.watches
+    /// The descriptors of the shard.
+    ///
+    /// # Errors
+    /// `RuntimeError` if the loop is closed.
+    pub(crate) fn io(&self) -> PyResult<Arc<ShardIo>> {
+        self.io.lock().clone().ok_or_else(|| PyRuntimeError::new_err("Event loop is closed"))
     }
 
-    pub(crate) fn driver(&self) -> &Driver {
-        &self.driver
+    fn wake(&self) {
+        // A closed loop has nothing to wake.
+        let io = self.io.lock().clone();
+        if let Some(io) = io {
+            io.driver.wake();
+        }
     }
 
     /// Runs `operation` on the local part, if this thread may touch it now: because it drives the
@@ -230,14 +279,14 @@ impl Shard {
     /// Queues `work` through the inbox and wakes the shard if it sleeps.
     fn push_remote(&self, work: Work) {
         if self.inbox.push(work) == Wake::Needed {
-            self.driver.wake();
+            self.wake();
         }
     }
 
     /// Makes the shard take a turn if it sleeps.
     pub(crate) fn notify(&self) {
         if self.inbox.notify() == Wake::Needed {
-            self.driver.wake();
+            self.wake();
         }
     }
 
@@ -248,7 +297,7 @@ impl Shard {
     }
 
     /// Keeps `transport` alive and lets events of its socket find it. Returns the transport that
-    /// had the descriptor before and never closed it.
+    /// was there before, to be dropped.
     pub(crate) fn attach_stream(
         &self,
         fd: RawFd,
@@ -272,47 +321,62 @@ impl Shard {
 
     /// Drives the shard on this thread until `stop()` takes effect.
     ///
+    /// In the child of a `fork()` that a callback called, this thread is still inside the runtime of
+    /// the parent's loop, which tokio does not let it enter again. There every wait is done on a
+    /// thread of its own: slow, and right.
+    ///
     /// # Errors
     /// What a callback or a signal handler raised to end the run, and `RuntimeError` if another
-    /// thread drives the shard or this thread is inside another tokio runtime.
+    /// thread drives the shard.
     pub(crate) fn run(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
-        if tokio::runtime::Handle::try_current().is_ok() {
-            return Err(PyRuntimeError::new_err("Cannot run the event loop while another loop is running"));
-        }
+        let io = self.io()?;
         let _seat = Seat::take(self)?;
         let owner = event_loop.clone().unbind();
+        let take_turn = |thread: &Detached| thread.attached(|py| self.take_turn(owner.bind(py), &io));
+        if driver::is_inside_a_runtime() {
+            return ffi::detached(event_loop.py(), |thread| {
+                loop {
+                    let may_block = match take_turn(thread)? {
+                        Wait::Never => return Ok(()),
+                        Wait::Poll => false,
+                        Wait::Park => true,
+                    };
+                    let fired = io.driver.wait_on_another_thread(may_block);
+                    self.with_local(|local| local.accept(fired));
+                }
+            });
+        }
         ffi::detached(event_loop.py(), |thread| {
-            self.driver.run(|context| thread.attached(|py| self.turn(owner.bind(py), context)))
+            io.driver.run(|context| match take_turn(thread) {
+                Ok(Wait::Never) => Poll::Ready(Ok(())),
+                Ok(Wait::Poll) => {
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Ok(Wait::Park) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            })
         })
     }
 
-    /// One turn of the loop.
-    fn turn(&self, event_loop: &Bound<'_, EventLoop>, context: &mut Context<'_>) -> Poll<PyResult<()>> {
+    /// One turn of the loop; returns how to wait for the next.
+    fn take_turn(&self, event_loop: &Bound<'_, EventLoop>, io: &ShardIo) -> PyResult<Wait> {
         let py = event_loop.py();
-        if let Err(error) = self.begin_turn(py).and_then(|begun| self.run_turn(event_loop, begun)) {
-            return Poll::Ready(Err(error));
-        }
+        let turn = self.begin_turn(py, &io.watches)?;
+        self.run_turn(event_loop, turn)?;
         if event_loop.get().is_stopping() {
-            return Poll::Ready(Ok(()));
+            return Ok(Wait::Never);
         }
-        match self.may_park(py) {
-            Ok(true) => Poll::Pending,
-            Ok(false) => {
-                // Poll the kernel without blocking, then take the next turn.
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(error.into())),
-        }
+        if self.may_park(py, io).or_os_error(py)? { Ok(Wait::Park) } else { Ok(Wait::Poll) }
     }
 
     /// Takes what the wait brought.
-    fn begin_turn(&self, py: Python<'_>) -> PyResult<Turn> {
+    fn begin_turn(&self, py: Python<'_>, watches: &Watches) -> PyResult<Turn> {
         let begun = self.with_local(|local| {
             let left_over = local.ready.len();
             local.take_events();
-            if local.watches_active {
-                self.collect_watches(py, local)?;
+            if local.watches_active && !std::mem::take(&mut local.looked_ahead) {
+                local.collect_watches(py, watches)?;
             }
             if self.inbox.begin() {
                 self.inbox.drain_into(&mut local.ready);
@@ -320,19 +384,13 @@ impl Shard {
             local.collect_due_timers();
             io::Result::Ok(Turn { left_over, arrived: local.ready.len() - left_over, events: local.events.len() - local.next_event })
         });
-        let turn = begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 }))?;
+        let turn = begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 })).or_os_error(py)?;
         if turn.left_over + turn.arrived + turn.events == 0 {
             // A signal that interrupted the wait has its Python handler run here; if something is
             // ready, the interpreter sees to it when that runs.
             py.check_signals()?;
         }
         Ok(turn)
-    }
-
-    /// Queues the handles of ready descriptors.
-    fn collect_watches(&self, py: Python<'_>, local: &mut Local) -> io::Result<()> {
-        local.watches_active = self.watches.collect(py, |handle| local.ready.push_back(Work::Run(handle)))?;
-        Ok(())
     }
 
     /// Does what was ready when the turn began, and nothing that is added meanwhile.
@@ -391,18 +449,19 @@ impl Shard {
 
     /// Whether the turn may end in a wait that blocks. If so, the alarm is set and the next push
     /// from elsewhere wakes the shard.
-    fn may_park(&self, py: Python<'_>) -> io::Result<bool> {
+    fn may_park(&self, py: Python<'_>, io: &ShardIo) -> io::Result<bool> {
         let idle = self.with_local(|local| {
             // A descriptor that was ready may still be: only the kernel knows whether its callback
             // left something behind.
             if local.ready.is_empty() && local.watches_active {
-                self.collect_watches(py, local)?;
+                local.collect_watches(py, &io.watches)?;
+                local.looked_ahead = !local.ready.is_empty();
             }
             if !local.ready.is_empty() || local.watches_active {
                 return io::Result::Ok(false);
             }
             if let Some(deadline) = local.next_alarm() {
-                self.driver.alarm().set(deadline)?;
+                io.driver.alarm().set(deadline)?;
             }
             Ok(true)
         });
@@ -415,7 +474,21 @@ impl Shard {
         let local = self.with_local(|local| std::mem::replace(local, Local::new()));
         let mut pushed = VecDeque::new();
         self.inbox.drain_into(&mut pushed);
-        (local, pushed, self.watches.clear())
+        let io = self.take_io();
+        let watched = io.as_ref().map(|io| io.watches.clear());
+        (local, pushed, watched, io)
+    }
+
+    /// The descriptors, unless they are those of the process that forked this one. Such epoll sets
+    /// and timers are shared with it: taking something out of them would take it from the parent.
+    fn take_io(&self) -> Option<Arc<ShardIo>> {
+        let io = self.io.lock().take();
+        if self.process.is_this() {
+            io
+        } else {
+            std::mem::forget(io);
+            None
+        }
     }
 
     /// Calls `visit` with every handle and transport, for garbage collection. Skips a shard that is
@@ -425,7 +498,9 @@ impl Shard {
         mut handle: impl FnMut(&Py<Handle>) -> Result<(), E>,
         mut transport: impl FnMut(&Py<StreamTransport>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.watches.visit(&mut handle)?;
+        if let Some(io) = self.io.try_lock().and_then(|io| io.clone()) {
+            io.watches.visit(&mut handle)?;
+        }
         let Some(parked) = self.parked.try_lock() else {
             return Ok(());
         };
@@ -441,6 +516,12 @@ impl Shard {
             }
         }
         local.streams.iter().flatten().try_for_each(|(_, stream)| transport(stream))
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        drop(self.take_io());
     }
 }
 

@@ -153,6 +153,11 @@ impl StreamState {
         !self.closing && !self.paused
     }
 
+    /// True while events of the socket matter.
+    pub(crate) fn is_interested(&self) -> bool {
+        self.registration.is_some() && (self.reader_active || !self.queue.is_empty())
+    }
+
     /// Receives into `buffer` if the socket has something.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
         match &self.registration {
@@ -216,29 +221,29 @@ impl StreamState {
         self.registration.as_ref().map_or(Ok(()), Registration::arm_write)
     }
 
-    /// Sends what the kernel takes of the queue, in one call. `used` receives the chunks to drop.
+    /// Sends what the kernel takes of the queue. `used` receives the chunks to drop.
     pub(crate) fn flush(&mut self, used: &mut Vec<PyBackedBytes>) -> io::Result<Flushed> {
         let Some(registration) = &self.registration else {
             return Ok(Flushed::Everything);
         };
-        if self.queue.is_empty() {
-            return Ok(Flushed::Everything);
-        }
-        let sent = {
+        while !self.queue.is_empty() {
             let mut slices = [IoSlice::new(&[]); CHUNKS_PER_WRITE];
             let mut count = 0;
+            let mut offered = 0;
             for (target, slice) in slices.iter_mut().zip(self.queue.slices()) {
                 *target = IoSlice::new(slice);
                 count += 1;
+                offered += slice.len();
             }
-            registration.write_vectored(&slices[..count])?
-        };
-        *used = self.queue.advance(sent);
-        if self.queue.is_empty() {
-            return Ok(Flushed::Everything);
+            let sent = registration.write_vectored(&slices[..count])?;
+            used.append(&mut self.queue.advance(sent));
+            if sent < offered {
+                // The socket is full, so an event will come.
+                self.arm_write()?;
+                return Ok(Flushed::Partly);
+            }
         }
-        self.arm_write()?;
-        Ok(Flushed::Partly)
+        Ok(Flushed::Everything)
     }
 
     /// Starts an orderly close. Returns true if `connection_lost(None)` is to be scheduled now,

@@ -16,6 +16,7 @@
 //! the transport has closed, and the number is never reused under it.
 
 use crate::driving::registration::{Direction, Event, Read, Registration};
+use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::shard::{Shard, Work};
@@ -34,7 +35,7 @@ use std::cell::RefCell;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The most one read takes, as in `asyncio.selector_events`.
 const MAX_READ_SIZE: usize = 256 * 1024;
@@ -68,6 +69,8 @@ pub(crate) struct StreamTransport {
     generation: u64,
     /// Where the transport lives.
     home: Arc<Shard>,
+    /// Whether the shard keeps it alive; only the home thread changes this.
+    attached: AtomicBool,
 }
 
 /// How a write that is not finished went.
@@ -118,7 +121,7 @@ impl StreamTransport {
     pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
         match call {
             Remote::Write(data) => Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py()))),
-            Remote::WriteEof => slf.get().write_eof_here(),
+            Remote::WriteEof => slf.get().write_eof_here(slf.py()),
             Remote::PauseReading => Self::pause_here(slf),
             Remote::ResumeReading => Self::resume_here(slf),
             Remote::Close => Self::close_here(slf),
@@ -132,7 +135,22 @@ impl StreamTransport {
         if state.is_reading() {
             let event = state.activate_reader();
             drop(state);
+            Self::update_interest(slf);
             slf.get().expect_event(event);
+        }
+    }
+
+    /// Lets the shard keep the transport alive while it is reading or has something to send, as a
+    /// selector would, and no longer.
+    fn update_interest(slf: &Bound<'_, Self>) {
+        let this = slf.get();
+        let wanted = this.state.lock().is_interested();
+        if wanted != this.attached.swap(wanted, Ordering::Relaxed) {
+            if wanted {
+                drop(this.home.attach_stream(this.fd, this.generation, slf.clone().unbind()));
+            } else {
+                drop(this.home.detach_stream(this.fd, this.generation));
+            }
         }
     }
 
@@ -196,7 +214,7 @@ impl StreamTransport {
                 Self::receive_into(slf, &context, &get_buffer, &buffer_updated)
             }
             Received::End { context } => Self::on_end(slf, &context),
-            Received::Failed(error) => Self::fatal_error(slf, error.into(), "Fatal read error on socket transport"),
+            Received::Failed(error) => Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport"),
         }
     }
 
@@ -221,7 +239,7 @@ impl StreamTransport {
             return Ok(());
         };
         let read = ffi::with_writable_bytes(&target, |bytes| slf.get().state.lock().read(bytes));
-        let (len, more) = match read.and_then(|read| Ok(read?)) {
+        let (len, more) = match read.and_then(|read| read.or_os_error(slf.py())) {
             Ok(Read::NotReady) => return Ok(()),
             Ok(Read::End) => return Self::on_end(slf, context),
             Ok(Read::Received(len)) => (len, None),
@@ -251,6 +269,7 @@ impl StreamTransport {
             // The protocol may go on to write, but there is nothing more to read.
             Some(true) => {
                 slf.get().state.lock().reader_active = false;
+                Self::update_interest(slf);
                 Ok(())
             }
             Some(false) => Self::close_here(slf),
@@ -305,8 +324,9 @@ impl StreamTransport {
             (flushed, state.flow.shrunk(buffered))
         };
         drop(used);
+        Self::update_interest(slf);
         if let Err(error) = flushed {
-            return Self::write_failed(slf, error.into());
+            return Self::write_failed(slf, os_error(py, &error));
         }
         Self::apply_flow_change(slf, change)?;
         // resume_writing() may have queued more.
@@ -325,7 +345,7 @@ impl StreamTransport {
             return Self::connection_lost(slf, None);
         }
         if slf.get().state.lock().eof_written {
-            return slf.get().shutdown_write();
+            return slf.get().shutdown_write(py);
         }
         Ok(())
     }
@@ -400,6 +420,7 @@ impl StreamTransport {
             return Ok(());
         }
         drop(unsent);
+        Self::update_interest(slf);
         Self::schedule_connection_lost(slf, error)
     }
 
@@ -448,9 +469,8 @@ impl StreamTransport {
             return Ok(());
         };
         // In this order: the registration must not outlive the descriptor.
-        let kept = this.home.detach_stream(this.fd, this.generation);
         drop(registration);
-        drop(kept);
+        Self::update_interest(slf);
         let sock = objects.sock.bind(py);
         let closed = sock.call_method0(intern!(py, "close")).and_then(|_| release_socket(sock));
         let detached = match &objects.server {
@@ -493,7 +513,7 @@ impl StreamTransport {
             Written::Partly(sent) => sent,
             Written::Lost(count) => return warn_about_lost_write(py, count),
             Written::Failed(error) => {
-                return Self::fatal_error(slf, error.into(), "Fatal write error on socket transport");
+                return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
             }
         };
         Self::enqueue(slf, snapshot()?, sent)
@@ -526,13 +546,17 @@ impl StreamTransport {
             (change, old_context)
         };
         drop(old_context);
+        Self::update_interest(slf);
         match change {
             Ok(change) => Self::apply_flow_change(slf, change),
-            Err(error) => Self::fatal_error(slf, error.into(), "Fatal write error on socket transport"),
+            Err(error) => {
+                let error = os_error(slf.py(), &error);
+                Self::fatal_error(slf, error, "Fatal write error on socket transport")
+            }
         }
     }
 
-    fn write_eof_here(&self) -> PyResult<()> {
+    fn write_eof_here(&self, py: Python<'_>) -> PyResult<()> {
         let shut_down = {
             let mut state = self.state.lock();
             if state.closing || state.eof_written {
@@ -541,12 +565,12 @@ impl StreamTransport {
             state.eof_written = true;
             state.queue.is_empty()
         };
-        if shut_down { self.shutdown_write() } else { Ok(()) }
+        if shut_down { self.shutdown_write(py) } else { Ok(()) }
     }
 
-    fn shutdown_write(&self) -> PyResult<()> {
+    fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
         match &self.state.lock().registration {
-            Some(registration) => Ok(registration.shutdown_write()?),
+            Some(registration) => registration.shutdown_write().or_os_error(py),
             None => Ok(()),
         }
     }
@@ -560,6 +584,7 @@ impl StreamTransport {
             state.paused = true;
             state.reader_active = false;
         }
+        Self::update_interest(slf);
         log_debug(slf, "%r pauses reading")
     }
 
@@ -575,12 +600,14 @@ impl StreamTransport {
             (old, state.activate_reader())
         };
         drop(old_context);
+        Self::update_interest(slf);
         slf.get().expect_event(event);
         log_debug(slf, "%r resumes reading")
     }
 
     fn close_here(slf: &Bound<'_, Self>) -> PyResult<()> {
         let nothing_queued = slf.get().state.lock().close();
+        Self::update_interest(slf);
         if nothing_queued { Self::schedule_connection_lost(slf, None) } else { Ok(()) }
     }
 }
@@ -672,6 +699,7 @@ impl StreamTransport {
             fd,
             generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
             home: event_loop.get().main_shard().clone(),
+            attached: AtomicBool::new(false),
         })
     }
 
@@ -683,17 +711,16 @@ impl StreamTransport {
             return Err(PyRuntimeError::new_err("the transport is closed"));
         };
         let shard = &this.home;
-        let forgotten = shard.watches().evict(this.fd)?;
+        let io = shard.io()?;
+        let forgotten = io.watches.evict(this.fd).or_os_error(py)?;
         for handle in &forgotten {
             handle.call_method0(py, "cancel")?;
         }
         let registration = {
-            let _entered = shard.driver().enter();
-            Registration::new(this.fd, this.generation)?
+            let _entered = io.driver.enter();
+            Registration::new(this.fd, this.generation).or_os_error(py)?
         };
         this.state.lock().registration = Some(registration);
-        let stale = shard.attach_stream(this.fd, this.generation, slf.clone().unbind());
-        drop(stale);
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
         EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
         shard.push(Work::StartReading(slf.clone().unbind()));
@@ -705,7 +732,7 @@ impl StreamTransport {
         Ok(())
     }
 
-    /// `asyncio.Transport`, for `isinstance()`.
+    /// asyncio's base class of such transports, for `isinstance()`.
     #[getter(__class__)]
     fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
         Ok(imports::TRANSPORT.class(py)?.clone())
@@ -775,7 +802,7 @@ impl StreamTransport {
 
     /// Sets the water marks of the write queue, in bytes.
     #[pyo3(signature = (high = None, low = None))]
-    fn set_write_buffer_limits(slf: &Bound<'_, Self>, high: Option<i64>, low: Option<i64>) -> PyResult<()> {
+    fn set_write_buffer_limits(slf: &Bound<'_, Self>, high: Option<i128>, low: Option<i128>) -> PyResult<()> {
         let (low, high) = FlowControl::derive_limits(high, low).map_err(|(low, high)| {
             PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
         })?;
@@ -789,7 +816,7 @@ impl StreamTransport {
     }
 
     /// The water marks of the write queue (low, high), in bytes.
-    fn get_write_buffer_limits(&self) -> (usize, usize) {
+    fn get_write_buffer_limits(&self) -> (u128, u128) {
         self.state.lock().flow.limits()
     }
 
@@ -823,7 +850,7 @@ impl StreamTransport {
 
     /// Shuts down the sending side once what is queued was sent.
     fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::WriteEof))? { Ok(()) } else { slf.get().write_eof_here() }
+        if Self::forward(slf, || Ok(Remote::WriteEof))? { Ok(()) } else { slf.get().write_eof_here(slf.py()) }
     }
 
     /// True: a stream socket has a sending side of its own.
@@ -983,9 +1010,10 @@ impl StreamTransport {
             (flushed, change, old_context)
         };
         drop((used, old_context));
+        Self::update_interest(slf);
         match flushed {
             Ok(_) => Self::apply_flow_change(slf, change),
-            Err(error) => Self::write_failed(slf, error.into()),
+            Err(error) => Self::write_failed(slf, os_error(py, &error)),
         }
     }
 }

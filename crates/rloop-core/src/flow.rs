@@ -4,7 +4,7 @@
 //! grows *above* the high mark and resumes when it falls *to or below* the low mark.
 
 /// The default high-water mark, in bytes.
-const DEFAULT_HIGH: usize = 64 * 1024;
+const DEFAULT_HIGH: u128 = 64 * 1024;
 
 /// What the protocol has to be told.
 #[must_use]
@@ -21,8 +21,8 @@ pub enum FlowChange {
 /// The water marks and whether the protocol was told to pause.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowControl {
-    low: usize,
-    high: usize,
+    low: u128,
+    high: u128,
     paused: bool,
 }
 
@@ -34,27 +34,29 @@ impl FlowControl {
     }
 
     /// Derives the marks (low, high) from what the user gave, or returns the refused pair.
-    pub fn derive_limits(high: Option<i64>, low: Option<i64>) -> Result<(usize, usize), (i64, i64)> {
+    ///
+    /// The numbers are wider than any buffer, because Python's integers are.
+    pub fn derive_limits(high: Option<i128>, low: Option<i128>) -> Result<(u128, u128), (i128, i128)> {
         let high = high.unwrap_or_else(|| match low {
-            None => DEFAULT_HIGH as i64,
+            None => DEFAULT_HIGH.cast_signed(),
             Some(low) => low.saturating_mul(4),
         });
         let low = low.unwrap_or(high.div_euclid(4));
-        match (usize::try_from(low), usize::try_from(high)) {
+        match (u128::try_from(low), u128::try_from(high)) {
             (Ok(low_mark), Ok(high_mark)) if high_mark >= low_mark => Ok((low_mark, high_mark)),
             _ => Err((low, high)),
         }
     }
 
     /// Sets the marks, in bytes.
-    pub fn set_limits(&mut self, low: usize, high: usize) {
+    pub fn set_limits(&mut self, low: u128, high: u128) {
         self.low = low;
         self.high = high;
     }
 
     /// The marks (low, high), in bytes.
     #[must_use]
-    pub fn limits(&self) -> (usize, usize) {
+    pub fn limits(&self) -> (u128, u128) {
         (self.low, self.high)
     }
 
@@ -66,7 +68,7 @@ impl FlowControl {
 
     /// The buffer may have grown to `buffered` bytes.
     pub fn grown(&mut self, buffered: usize) -> FlowChange {
-        if buffered > self.high && !self.paused {
+        if buffered as u128 > self.high && !self.paused {
             self.paused = true;
             FlowChange::Pause
         } else {
@@ -76,7 +78,7 @@ impl FlowControl {
 
     /// The buffer may have shrunk to `buffered` bytes.
     pub fn shrunk(&mut self, buffered: usize) -> FlowChange {
-        if self.paused && buffered <= self.low {
+        if self.paused && buffered as u128 <= self.low {
             self.paused = false;
             FlowChange::Resume
         } else {

@@ -1,0 +1,67 @@
+"""How programs come to run on a TokioLoop: a factory, a runner, and the policy."""
+
+import asyncio
+import sys
+import warnings
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from rloop.loop import TokioLoop
+
+__all__ = ["install", "new_event_loop", "run"]
+
+_T = TypeVar("_T")
+
+
+def new_event_loop() -> TokioLoop:
+    """Return a new :class:`TokioLoop`.
+
+    This is a loop factory: ``asyncio.Runner(loop_factory=rloop.new_event_loop)``.
+
+    Raises:
+        OSError: if the process is out of file descriptors.
+    """
+    return TokioLoop()
+
+
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+    """Run a coroutine on a new :class:`TokioLoop` and return its result.
+
+    Like :func:`asyncio.run`, it closes the loop in the end, with its tasks, asynchronous generators
+    and default executor, and turns Ctrl-C into a cancellation of `main`.
+
+    Args:
+        main: the coroutine.
+        debug: the loop's debug mode; by default that of the interpreter.
+
+    Raises:
+        RuntimeError: if an event loop is running in this thread.
+        ValueError: if `main` is not a coroutine (:exc:`TypeError` on newer versions of Python).
+    """
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)
+
+
+def install() -> None:
+    """Make :func:`asyncio.run` and :func:`asyncio.new_event_loop` use :class:`TokioLoop`.
+
+    This sets the event loop policy, which Python deprecates from 3.14 on: a DeprecationWarning says
+    so there. Prefer :func:`run` or a loop factory.
+    """
+    if sys.version_info >= (3, 14):
+        warnings.warn(
+            "rloop.install() sets an event loop policy, which Python 3.16 removes; "
+            "use rloop.run() or pass rloop.new_event_loop as a loop factory",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    _set_policy()
+
+
+def _set_policy() -> None:
+    from rloop._policy import EventLoopPolicy
+
+    with warnings.catch_warnings():
+        # The caller has said, or was told, that this is wanted.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(EventLoopPolicy())
