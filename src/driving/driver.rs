@@ -19,15 +19,15 @@ use crate::sys;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
-use tokio::task::coop::unconstrained;
 
 /// How many events one `epoll_wait` may return.
 const EVENTS_PER_POLL: usize = 1024;
@@ -43,37 +43,56 @@ pub(crate) struct Driver {
     /// Invariant: `Some` until the driver is dropped.
     runtime: Option<Runtime>,
     /// Wakes the root future; set by the first turn.
-    root: Arc<OnceLock<Waker>>,
+    root: OnceLock<Waker>,
+}
+
+thread_local! {
+    /// Wakes the root future that this thread drives. The unpark hook finds it here, because a hook
+    /// that held the waker would be owned by the runtime that the waker owns.
+    static ROOT: RefCell<Option<Waker>> = const { RefCell::new(None) };
+}
+
+/// Puts back what [`ROOT`] held before a run.
+struct RestoreRoot(Option<Waker>);
+
+impl Drop for RestoreRoot {
+    fn drop(&mut self) {
+        ROOT.set(self.0.take());
+    }
 }
 
 impl Driver {
     pub(crate) fn new() -> io::Result<Self> {
-        let root = Arc::new(OnceLock::<Waker>::new());
-        // The runtime owns the hook and the waker owns the runtime: a strong reference would keep
-        // both for ever.
-        let after_unpark = Arc::downgrade(&root);
         let runtime = Builder::new_current_thread()
             .enable_io()
             .max_io_events_per_tick(EVENTS_PER_POLL)
-            .on_thread_unpark(move || {
-                if let Some(root) = after_unpark.upgrade().as_deref().and_then(OnceLock::get) {
-                    root.wake_by_ref();
-                }
+            .on_thread_unpark(|| {
+                ROOT.with_borrow(|root| {
+                    if let Some(root) = root {
+                        root.wake_by_ref();
+                    }
+                });
             })
             .build()?;
         let alarm = {
             let _entered = runtime.enter();
             Alarm::new()?
         };
-        Ok(Self { alarm, runtime: Some(runtime), root })
+        Ok(Self { alarm, runtime: Some(runtime), root: OnceLock::new() })
     }
 
     /// Calls `turn` after every wake-up until it is ready. Blocks the calling thread.
     pub(crate) fn run<R>(&self, mut turn: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
-        self.runtime().block_on(unconstrained(poll_fn(|context| {
-            self.root.get_or_init(|| context.waker().clone());
+        let mut restore = None;
+        // tokio's cooperative budget stays on: lifting it costs 90 instructions a turn, and running out
+        // of it only fires the event of the registration that asked.
+        self.runtime().block_on(poll_fn(|context| {
+            if restore.is_none() {
+                self.root.get_or_init(|| context.waker().clone());
+                restore = Some(RestoreRoot(ROOT.replace(Some(context.waker().clone()))));
+            }
             turn(context)
-        })))
+        }))
     }
 
     /// Waits once, on another thread, and returns what fired. For a thread that is inside a runtime

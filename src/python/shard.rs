@@ -7,8 +7,9 @@
 //! shard, under a lock, and any thread may add to it. Everybody else goes through the inbox.
 //!
 //! A turn is asyncio's `_run_once` with the wait moved to its end: take what the wait brought
-//! (events, inbox, due timers), run what was ready at that point, then decide how to wait. Callbacks
-//! that are scheduled while it runs wait for the next turn, after the kernel was asked again.
+//! (events, inbox, due timers), run what was ready at that point, then decide how to wait. What
+//! events and timers woke runs at the end of the same turn, so that a task that waits for a packet
+//! costs no second look at the kernel; callbacks scheduled after that wait for the next turn.
 //!
 //! The thread is attached to Python for the turn and detached for the wait, whether or not the wait
 //! blocks: other threads get the GIL, and a stop-the-world request is not held up by a busy loop.
@@ -63,6 +64,16 @@ enum Wait {
     Poll,
     /// Wait until something comes.
     Park,
+}
+
+/// What is left at the end of a turn.
+enum Settled {
+    /// So many items are ready.
+    Ready(usize),
+    /// The next turn has something to do.
+    Pushed,
+    /// Nothing.
+    Parked,
 }
 
 /// How much a turn has to do, in this order.
@@ -363,11 +374,22 @@ impl Shard {
     fn take_turn(&self, event_loop: &Bound<'_, EventLoop>, io: &ShardIo) -> PyResult<Wait> {
         let py = event_loop.py();
         let turn = self.begin_turn(py, &io.watches)?;
+        // What comes from outside wakes tasks; they run in the same turn.
+        let mut may_wake = turn.events + turn.arrived > 0;
         self.run_turn(event_loop, turn)?;
-        if event_loop.get().is_stopping() {
-            return Ok(Wait::Never);
+        loop {
+            if event_loop.get().is_stopping() {
+                return Ok(Wait::Never);
+            }
+            match self.settle(py, io).or_os_error(py)? {
+                Settled::Parked => return Ok(Wait::Park),
+                Settled::Ready(woken) if may_wake => {
+                    may_wake = false;
+                    self.run_ready(event_loop, woken)?;
+                }
+                Settled::Ready(_) | Settled::Pushed => return Ok(Wait::Poll),
+            }
         }
-        if self.may_park(py, io).or_os_error(py)? { Ok(Wait::Park) } else { Ok(Wait::Poll) }
     }
 
     /// Takes what the wait brought.
@@ -447,25 +469,31 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether the turn may end in a wait that blocks. If so, the alarm is set and the next push
-    /// from elsewhere wakes the shard.
-    fn may_park(&self, py: Python<'_>, io: &ShardIo) -> io::Result<bool> {
-        let idle = self.with_local(|local| {
+    /// Finds out whether the turn may end in a wait that blocks. If so, the alarm is set and the next
+    /// push from elsewhere wakes the shard.
+    fn settle(&self, py: Python<'_>, io: &ShardIo) -> io::Result<Settled> {
+        let ready = self.with_local(|local| {
             // A descriptor that was ready may still be: only the kernel knows whether its callback
             // left something behind.
             if local.ready.is_empty() && local.watches_active {
                 local.collect_watches(py, &io.watches)?;
                 local.looked_ahead = !local.ready.is_empty();
+                if local.looked_ahead || local.watches_active {
+                    return io::Result::Ok(Settled::Pushed);
+                }
             }
-            if !local.ready.is_empty() || local.watches_active {
-                return io::Result::Ok(false);
+            if !local.ready.is_empty() {
+                return Ok(Settled::Ready(local.ready.len()));
             }
             if let Some(deadline) = local.next_alarm() {
                 io.driver.alarm().set(deadline)?;
             }
-            Ok(true)
+            Ok(Settled::Parked)
         });
-        Ok(idle.unwrap_or(Ok(true))? && self.inbox.park() == Park::Allowed)
+        match ready.unwrap_or(Ok(Settled::Parked))? {
+            Settled::Parked if self.inbox.park() == Park::Refused => Ok(Settled::Pushed),
+            settled => Ok(settled),
+        }
     }
 
     /// Hands out everything the shard holds, so that the caller can drop it. The shard must be

@@ -16,6 +16,7 @@ use rloop_core::flow::{FlowChange, FlowControl};
 use rloop_core::write_queue::WriteQueue;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 /// How many chunks one system call may take; more does not make it faster.
 const CHUNKS_PER_WRITE: usize = 64;
@@ -41,12 +42,20 @@ impl PacketMethod {
         Ok(Self::Callable(callable.unbind()))
     }
 
-    /// What to call, and what to pass before the argument. `Bound`, because dropping a `Py` first
-    /// looks up whether the thread is attached.
-    pub(crate) fn parts<'py>(&self, py: Python<'py>) -> (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>) {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
-            Self::Bound { function, receiver } => (function.bind(py).clone(), Some(receiver.bind(py).clone())),
-            Self::Callable(callable) => (callable.bind(py).clone(), None),
+            Self::Bound { function, receiver } => {
+                Self::Bound { function: function.clone_ref(py), receiver: receiver.clone_ref(py) }
+            }
+            Self::Callable(callable) => Self::Callable(callable.clone_ref(py)),
+        }
+    }
+
+    pub(crate) fn call<'py>(&self, argument: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = argument.py();
+        match self {
+            Self::Bound { function, receiver } => function.bind(py).call1((receiver.bind(py), argument)),
+            Self::Callable(callable) => callable.bind(py).call1((argument,)),
         }
     }
 
@@ -70,6 +79,16 @@ pub(crate) enum Receiver {
 }
 
 impl Receiver {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Streaming { data_received } => Self::Streaming { data_received: data_received.clone_ref(py) },
+            Self::Buffered { get_buffer, buffer_updated } => Self::Buffered {
+                get_buffer: get_buffer.clone_ref(py),
+                buffer_updated: buffer_updated.clone_ref(py),
+            },
+        }
+    }
+
     /// Finds how `protocol` wants to receive.
     pub(crate) fn new(protocol: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = protocol.py();
@@ -84,15 +103,21 @@ impl Receiver {
     }
 }
 
+/// What a read event needs. It is shared with the event that is being handled, which may replace it:
+/// one atomic count instead of three references.
+pub(crate) struct ReadPath {
+    pub(crate) receiver: Receiver,
+    /// The context of the reading callbacks: a copy made when reading last (re)started.
+    pub(crate) context: Py<PyContext>,
+}
+
 /// The Python objects of an open transport. They are dropped together once it is closed.
 pub(crate) struct Objects {
     pub(crate) event_loop: Py<EventLoop>,
     pub(crate) sock: Py<PyAny>,
     pub(crate) protocol: Py<PyAny>,
-    pub(crate) receiver: Receiver,
+    pub(crate) read_path: Arc<ReadPath>,
     pub(crate) server: Option<Py<PyAny>>,
-    /// The context of the reading callbacks: a copy made when reading last (re)started.
-    pub(crate) read_context: Py<PyContext>,
     /// The context of the writing callbacks: a copy made when the queue last filled.
     pub(crate) write_context: Option<Py<PyContext>>,
 }
@@ -200,6 +225,7 @@ impl StreamState {
     }
 
     /// Sends `data` at once if nothing waits before it; returns how many bytes the kernel took.
+    #[inline]
     pub(crate) fn write_now(&self, data: &[u8]) -> io::Result<usize> {
         match &self.registration {
             Some(registration) if self.queue.is_empty() && !data.is_empty() => registration.write(data),
@@ -284,7 +310,7 @@ impl StreamState {
         visit.call(&objects.event_loop)?;
         visit.call(&objects.sock)?;
         visit.call(&objects.protocol)?;
-        match &objects.receiver {
+        match &objects.read_path.receiver {
             Receiver::Streaming { data_received } => data_received.visit(visit)?,
             Receiver::Buffered { get_buffer, buffer_updated } => {
                 visit.call(get_buffer)?;
@@ -292,7 +318,7 @@ impl StreamState {
             }
         }
         visit.call(&objects.server)?;
-        visit.call(&objects.read_context)?;
+        visit.call(&objects.read_path.context)?;
         visit.call(&objects.write_context)
     }
 }

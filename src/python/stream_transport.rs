@@ -20,7 +20,7 @@ use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::shard::{Shard, Work};
-use crate::python::stream_state::{Flushed, Objects, Receiver, StreamState};
+use crate::python::stream_state::{Flushed, Objects, ReadPath, Receiver, StreamState};
 use crate::python::ffi::OneArgumentMethod;
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
@@ -90,14 +90,11 @@ enum Received<'py> {
     Data {
         data: Bound<'py, PyBytes>,
         more: Option<Event>,
-        context: Bound<'py, PyContext>,
-        data_received: Bound<'py, PyAny>,
-        /// The first argument of `data_received`, if that is not bound.
-        receiver: Option<Bound<'py, PyAny>>,
+        path: Arc<ReadPath>,
     },
     /// A buffered protocol has to be asked where to receive.
-    Wanted { context: Bound<'py, PyContext>, get_buffer: Bound<'py, PyAny>, buffer_updated: Bound<'py, PyAny> },
-    End { context: Bound<'py, PyContext> },
+    Wanted(Arc<ReadPath>),
+    End(Arc<ReadPath>),
     Failed(std::io::Error),
 }
 
@@ -172,16 +169,10 @@ impl StreamTransport {
             let Some(objects) = state.objects.as_ref().filter(|_| state.reader_active) else {
                 return Received::Nothing;
             };
-            let data_received = match &objects.receiver {
-                Receiver::Streaming { data_received } => data_received,
-                Receiver::Buffered { get_buffer, buffer_updated } => {
-                    return Received::Wanted {
-                        context: objects.read_context.bind(py).clone(),
-                        get_buffer: get_buffer.bind(py).clone(),
-                        buffer_updated: buffer_updated.bind(py).clone(),
-                    };
-                }
-            };
+            let path = objects.read_path.clone();
+            if matches!(path.receiver, Receiver::Buffered { .. }) {
+                return Received::Wanted(path);
+            }
             if buffer.is_empty() {
                 buffer.resize(MAX_READ_SIZE, 0);
             }
@@ -189,31 +180,27 @@ impl StreamTransport {
                 Ok(Read::Received(len)) => (len, None),
                 Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
                 Ok(Read::NotReady) => return Received::Nothing,
-                Ok(Read::End) => return Received::End { context: objects.read_context.bind(py).clone() },
+                Ok(Read::End) => return Received::End(path),
                 Err(error) => return Received::Failed(error),
             };
-            let context = objects.read_context.bind(py).clone();
-            let (data_received, receiver) = data_received.parts(py);
             drop(state);
-            Received::Data { data: PyBytes::new(py, &buffer[..len]), more, context, data_received, receiver }
+            Received::Data { data: PyBytes::new(py, &buffer[..len]), more, path }
         });
         match received {
             Received::Nothing => Ok(()),
-            Received::Data { data, more, context, data_received, receiver } => {
+            Received::Data { data, more, path } => {
                 slf.get().expect_event(more);
                 if data.as_bytes().is_empty() {
                     return Ok(());
                 }
-                let called = ffi::in_context(&context, || match receiver {
-                    Some(receiver) => data_received.call1((receiver, data)),
-                    None => data_received.call1((data,)),
-                });
+                let Receiver::Streaming { data_received } = &path.receiver else {
+                    return Ok(());
+                };
+                let called = ffi::in_context(path.context.bind(py), || data_received.call(data.into_any()));
                 Self::check_protocol_call(slf, called, "data_received").map(|_| ())
             }
-            Received::Wanted { context, get_buffer, buffer_updated } => {
-                Self::receive_into(slf, &context, &get_buffer, &buffer_updated)
-            }
-            Received::End { context } => Self::on_end(slf, &context),
+            Received::Wanted(path) => Self::receive_into(slf, &path),
+            Received::End(path) => Self::on_end(slf, path.context.bind(py)),
             Received::Failed(error) => Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport"),
         }
     }
@@ -222,12 +209,13 @@ impl StreamTransport {
         Event { fd: self.fd, generation: self.generation, direction: Direction::Read }
     }
 
-    fn receive_into(
-        slf: &Bound<'_, Self>,
-        context: &Bound<'_, PyContext>,
-        get_buffer: &Bound<'_, PyAny>,
-        buffer_updated: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
+    fn receive_into(slf: &Bound<'_, Self>, path: &ReadPath) -> PyResult<()> {
+        let py = slf.py();
+        let Receiver::Buffered { get_buffer, buffer_updated } = &path.receiver else {
+            return Ok(());
+        };
+        let (context, get_buffer, buffer_updated) =
+            (path.context.bind(py), get_buffer.bind(py), buffer_updated.bind(py));
         let called = ffi::in_context(context, || {
             let target = get_buffer.call1((-1,))?;
             if target.len()? == 0 {
@@ -596,7 +584,10 @@ impl StreamTransport {
                 return Ok(());
             }
             state.paused = false;
-            let old = state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.read_context, context));
+            let old = state.objects.as_mut().map(|objects| {
+                let receiver = objects.read_path.receiver.clone_ref(slf.py());
+                std::mem::replace(&mut objects.read_path, Arc::new(ReadPath { receiver, context }))
+            });
             (old, state.activate_reader())
         };
         drop(old_context);
@@ -684,9 +675,8 @@ impl StreamTransport {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
             protocol: protocol.clone().unbind(),
-            receiver: Receiver::new(protocol)?,
+            read_path: Arc::new(ReadPath { receiver: Receiver::new(protocol)?, context: ffi::copy_context(py)? }),
             server,
-            read_context: ffi::copy_context(py)?,
             write_context: None,
         };
         let extra = match extra {
@@ -770,9 +760,10 @@ impl StreamTransport {
             let mut state = self.state.lock();
             state.protocol_connected = true;
             state.objects.as_mut().map(|objects| {
+                let context = objects.read_path.context.clone_ref(protocol.py());
                 (
                     std::mem::replace(&mut objects.protocol, protocol.clone().unbind()),
-                    std::mem::replace(&mut objects.receiver, receiver),
+                    std::mem::replace(&mut objects.read_path, Arc::new(ReadPath { receiver, context })),
                 )
             })
         };
