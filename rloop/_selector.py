@@ -31,6 +31,14 @@ class WatchedDescriptors(selectors.BaseSelector):
         """Raise RuntimeError: the loop waits by itself."""
         raise RuntimeError("the loop waits for events itself")
 
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """Return the key of a descriptor, or of the object that has it.
+
+        Raises:
+            KeyError: if it is not watched.
+        """
+        return super().get_key(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         """Return the watched descriptors, as they are now."""
         keys = {}

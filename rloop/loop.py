@@ -11,7 +11,8 @@ import signal
 import socket
 import threading
 from asyncio import sslproto
-from typing import Any
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
 
 from rloop import _rloop
 from rloop._selector import WatchedDescriptors
@@ -22,12 +23,22 @@ __all__ = ["TokioLoop"]
 os.register_at_fork(after_in_child=_rloop._after_fork_in_child)
 
 
-class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):
+class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """A drop-in asyncio event loop on tokio.
 
     Thread rules are those of :class:`asyncio.AbstractEventLoop`: use
     :meth:`call_soon_threadsafe` from other threads.
     """
+
+    # The type checker is told to overlook that the handles are no subclasses of asyncio's: they are
+    # instances of them for isinstance() (see src/python/handle.rs).
+
+    if TYPE_CHECKING:
+        # What the standard library keeps on its selector loops.
+        _csock: socket.socket | None
+        _transports: MutableMapping[int, SocketTransport]
+
+        def _ensure_fd_no_transport(self, fd: object) -> None: ...
 
     def __init__(self) -> None:
         """Make a loop that is not running.
@@ -51,28 +62,24 @@ class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):
         extra: dict[str, Any] | None = None,
         server: Any = None,
     ) -> SocketTransport:
-        self._refuse_busy_descriptor(sock)
+        self._ensure_fd_no_transport(sock)
         transport = SocketTransport(self, sock, protocol, waiter, extra, server)
         self._transports[transport._sock_fd] = transport
         return transport
-
-    def _refuse_busy_descriptor(self, sock: socket.socket) -> None:
-        """Raise RuntimeError if a transport that is not closing uses the socket's descriptor."""
-        self._ensure_fd_no_transport(sock)
 
     def _make_ssl_transport(
         self,
         rawsock: socket.socket,
         protocol: asyncio.BaseProtocol,
         sslcontext: Any,
-        waiter: asyncio.Future[Any] | None = None,
+        waiter: Any = None,
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
-        ssl_handshake_timeout: float | None = None,
-        ssl_shutdown_timeout: float | None = None,
+        ssl_handshake_timeout: Any = None,
+        ssl_shutdown_timeout: Any = None,
     ) -> asyncio.Transport:
         ssl_protocol = sslproto.SSLProtocol(
             self,

@@ -12,13 +12,13 @@ use pyo3::prelude::*;
 /// The native half of `rloop.TokioLoop`.
 #[pymodule(gil_used = false)]
 mod _rloop {
+    use crate::driving::process;
     #[pymodule_export]
     use crate::python::event_loop::EventLoop;
     #[pymodule_export]
-    use crate::python::handle::{Handle, TimerHandle};
+    use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
     #[pymodule_export]
     use crate::python::stream_transport::StreamTransport;
-    use crate::driving::process;
     use crate::python::{ffi, stream_transport};
     use pyo3::prelude::*;
 

@@ -17,7 +17,8 @@ use crate::driving::clock;
 use crate::driving::registration::{self, Fired};
 use crate::sys;
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
 };
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -111,7 +112,9 @@ impl Driver {
             });
             registration::take_all()
         };
-        std::thread::scope(|scope| scope.spawn(wait).join().unwrap_or_else(|panic| resume_unwind(panic)))
+        std::thread::scope(|scope| {
+            scope.spawn(wait).join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
     }
 
     /// Makes a parked thread take a turn. Costs one write to an eventfd.
@@ -153,7 +156,10 @@ pub(crate) struct Alarm {
 
 impl Alarm {
     fn new() -> io::Result<Self> {
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
         Ok(Self { timer: sys::register_owned(timer)? })
     }
 

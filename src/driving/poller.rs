@@ -64,14 +64,17 @@ impl Poller {
 
     /// Adds a descriptor. Like epoll, refuses what cannot be polled with `EPERM`.
     pub(crate) fn add(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
-        sys::with_descriptor(fd, |fd| epoll::add(&self.set, fd, EventData::new_u64(token), watched.flags()))??;
+        sys::with_descriptor(fd, |fd| {
+            epoll::add(&self.set, fd, EventData::new_u64(token), watched.flags())
+        })??;
         Ok(())
     }
 
     /// Changes what is watched. A number that was closed and opened again since is added anew.
     pub(crate) fn modify(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
-        let modified =
-            sys::with_descriptor(fd, |fd| epoll::modify(&self.set, fd, EventData::new_u64(token), watched.flags()))?;
+        let modified = sys::with_descriptor(fd, |fd| {
+            epoll::modify(&self.set, fd, EventData::new_u64(token), watched.flags())
+        })?;
         match modified {
             Err(Errno::NOENT) => self.add(fd, token, watched),
             result => Ok(result?),

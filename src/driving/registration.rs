@@ -147,14 +147,17 @@ impl Registration {
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
         let received = match rustix::net::recv(self.io(), &mut *buffer, RecvFlags::DONTWAIT) {
             Ok((0, _)) => return Ok(Read::End),
-            Ok((received, _)) if received == buffer.len() => return Ok(Read::ReceivedMore(received)),
+            Ok((received, _)) if received == buffer.len() => {
+                return Ok(Read::ReceivedMore(received));
+            }
             Ok((received, _)) => Some(received),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
             Err(error) => return Err(error.into()),
         };
         // The socket is drained. Its readiness can be cleared after the fact because only this
         // thread dispatches the kernel's events.
-        let cleared: io::Result<()> = self.io().try_io(Interest::READABLE, |_| Err(io::ErrorKind::WouldBlock.into()));
+        let cleared: io::Result<()> =
+            self.io().try_io(Interest::READABLE, |_| Err(io::ErrorKind::WouldBlock.into()));
         debug_assert!(cleared.is_err());
         Ok(match (received, self.arm_read()) {
             (Some(received), Armed::Waiting) => Read::Received(received),
@@ -175,7 +178,11 @@ impl Registration {
 
     /// Sends what the kernel takes of `data`.
     pub(crate) fn write(&self, data: &[u8]) -> io::Result<usize> {
-        would_block_is_zero(rustix::net::send(self.io(), data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
+        would_block_is_zero(rustix::net::send(
+            self.io(),
+            data,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ))
     }
 
     /// Sends what the kernel takes of `slices`, in one call.

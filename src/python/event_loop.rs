@@ -7,7 +7,7 @@
 
 use crate::driving::clock;
 use crate::python::error::OrOsError;
-use crate::python::handle::{Handle, TimerHandle};
+use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
 use crate::python::imports;
 use crate::python::shard::{Shard, Work};
 use crate::python::watches::Side;
@@ -65,7 +65,12 @@ impl EventLoop {
     }
 
     /// What asyncio checks in debug mode before it schedules a callback.
-    fn check_call(slf: &Bound<'_, Self>, callback: &Bound<'_, PyAny>, method: &str, any_thread: bool) -> PyResult<()> {
+    fn check_call(
+        slf: &Bound<'_, Self>,
+        callback: &Bound<'_, PyAny>,
+        method: &str,
+        any_thread: bool,
+    ) -> PyResult<()> {
         if slf.get().is_debug() {
             if !any_thread {
                 slf.call_method0("_check_thread")?;
@@ -103,7 +108,11 @@ impl EventLoop {
     }
 
     /// Runs a handle; in debug mode, times it.
-    pub(crate) fn run_handle(&self, slf: &Bound<'_, Self>, handle: &Bound<'_, Handle>) -> PyResult<()> {
+    pub(crate) fn run_handle(
+        &self,
+        slf: &Bound<'_, Self>,
+        handle: &Bound<'_, Handle>,
+    ) -> PyResult<()> {
         if !self.is_debug() {
             return Handle::run(handle);
         }
@@ -118,10 +127,16 @@ impl EventLoop {
         result?;
         if elapsed >= slf.getattr("slow_callback_duration")?.extract::<f64>()? {
             let shown = imports::FORMAT_HANDLE.get(slf.py())?.call1((handle,))?;
-            let logger = imports::LOGGER.get(slf.py())?;
+            let logger = imports::logger(slf.py())?;
             logger.call_method1("warning", ("Executing %s took %.3f seconds", shown, elapsed))?;
         }
         Ok(())
+    }
+
+    fn drop_everything(&self) {
+        for shard in &self.shards {
+            drop(shard.take_all());
+        }
     }
 
     fn watch(
@@ -135,7 +150,12 @@ impl EventLoop {
         this.check_closed()?;
         let fd = descriptor(fd)?;
         let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, None)?)?;
-        let replaced = this.main_shard().io()?.watches.set(fd, side, handle.clone_ref(slf.py())).or_os_error(slf.py())?;
+        let replaced = this
+            .main_shard()
+            .io()?
+            .watches
+            .set(fd, side, handle.clone_ref(slf.py()))
+            .or_os_error(slf.py())?;
         cancel(slf.py(), replaced)?;
         Ok(handle)
     }
@@ -145,7 +165,8 @@ impl EventLoop {
         if this.closed.load(Ordering::Acquire) {
             return Ok(false);
         }
-        let removed = this.main_shard().io()?.watches.remove(descriptor(fd)?, side).or_os_error(slf.py())?;
+        let removed =
+            this.main_shard().io()?.watches.remove(descriptor(fd)?, side).or_os_error(slf.py())?;
         cancel(slf.py(), removed)
     }
 }
@@ -217,7 +238,6 @@ impl EventLoop {
     }
 
     /// The time of the loop's clock, in seconds: that of `time.monotonic()`.
-    #[expect(clippy::unused_self, reason = "a method of the loop")]
     fn time(&self) -> f64 {
         clock::now()
     }
@@ -242,10 +262,13 @@ impl EventLoop {
         callback: Bound<'_, PyAny>,
         args: Py<PyTuple>,
         context: Option<Py<PyContext>>,
-    ) -> PyResult<Py<Handle>> {
+    ) -> PyResult<Py<ThreadSafeHandle>> {
         slf.get().check_closed()?;
         Self::check_call(slf, &callback, "call_soon_threadsafe", true)?;
-        Self::schedule(slf, callback.unbind(), args, context)
+        let handle = Handle::new_thread_safe(slf, callback.unbind(), args, context)?;
+        let work = Work::Run(handle.as_super().clone().unbind());
+        slf.get().shard(handle.as_super().get().home()).push(work);
+        Ok(handle.unbind())
     }
 
     /// Schedules `callback(*args)` in `delay` seconds. See `asyncio.loop.call_later`.
@@ -299,7 +322,6 @@ impl EventLoop {
     }
 
     /// Called by `asyncio.TimerHandle.cancel()`; the handles of this loop report themselves.
-    #[expect(clippy::unused_self, reason = "overrides a method of BaseEventLoop")]
     fn _timer_handle_cancelled(&self, _handle: &Bound<'_, PyAny>) {}
 
     #[pyo3(signature = (fd, callback, *args))]
@@ -337,9 +359,7 @@ impl EventLoop {
 
     /// Drops everything that is scheduled or watched. The loop is closed and stopped.
     fn _release(&self) {
-        for shard in &self.shards {
-            drop(shard.take_all());
-        }
+        self.drop_everything();
     }
 
     #[getter(_stopping)]
@@ -374,12 +394,12 @@ impl EventLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.shards
-            .iter()
-            .try_for_each(|shard| shard.visit(|handle| visit.call(handle), |transport| visit.call(transport)))
+        self.shards.iter().try_for_each(|shard| {
+            shard.visit(|handle| visit.call(handle), |transport| visit.call(transport))
+        })
     }
 
     fn __clear__(&self) {
-        self._release();
+        self.drop_everything();
     }
 }

@@ -3,12 +3,12 @@
 //! Everything else in this crate goes through PyO3's safe API.
 #![allow(unsafe_code, reason = "this module is one of the two fences")]
 
+use pyo3::PyTypeInfo;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::PyTypeInfo;
 use pyo3::types::{PyContext, PyTuple};
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -147,8 +147,8 @@ pub(crate) fn copy_context(py: Python<'_>) -> PyResult<Py<PyContext>> {
 ///
 /// # Errors
 /// `RuntimeError` if the context is entered already; else what `operation` returns.
-pub(crate) fn in_context<'py, R>(
-    context: &Bound<'py, PyContext>,
+pub(crate) fn in_context<R>(
+    context: &Bound<'_, PyContext>,
     operation: impl FnOnce() -> PyResult<R>,
 ) -> PyResult<R> {
     let py = context.py();
@@ -190,7 +190,10 @@ pub(crate) fn call_in_context<'py>(
 ///
 /// # Errors
 /// What the buffer protocol raises, and `BufferError` if the memory is not contiguous.
-pub(crate) fn with_bytes<R>(object: &Bound<'_, PyAny>, operation: impl FnOnce(&[u8]) -> R) -> PyResult<R> {
+pub(crate) fn with_bytes<R>(
+    object: &Bound<'_, PyAny>,
+    operation: impl FnOnce(&[u8]) -> R,
+) -> PyResult<R> {
     let buffer = PyUntypedBuffer::get(object)?;
     if !buffer.is_c_contiguous() {
         return Err(PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"));
@@ -200,7 +203,8 @@ pub(crate) fn with_bytes<R>(object: &Bound<'_, PyAny>, operation: impl FnOnce(&[
     }
     // SAFETY: the buffer is contiguous, so `len_bytes` bytes at `buf_ptr` are readable while
     // `buffer` keeps the export; see above for concurrent changes.
-    let bytes = unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
+    let bytes =
+        unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
     Ok(operation(bytes))
 }
 
@@ -224,6 +228,8 @@ pub(crate) fn with_writable_bytes<R>(
     }
     // SAFETY: the buffer is contiguous and writable, so `len_bytes` bytes at `buf_ptr` may be
     // written while `buffer` keeps the export. The protocol gave them away until buffer_updated().
-    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
+    let bytes = unsafe {
+        std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes())
+    };
     Ok(operation(bytes))
 }

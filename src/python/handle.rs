@@ -7,7 +7,7 @@
 
 use crate::python::event_loop::EventLoop;
 use crate::python::{ffi, imports};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use pyo3::basic::CompareOp;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyDict, PyList, PyTuple, PyType};
 use rloop_core::timers::Cancelled;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ThreadId;
 
 /// What a handle calls, until it is cancelled.
 struct Call {
@@ -36,7 +37,47 @@ pub(crate) struct Handle {
     event_loop: Py<EventLoop>,
     /// Where the handle was made; only in debug mode.
     source_traceback: Option<Py<PyList>>,
+    /// Only for `call_soon_threadsafe()`.
+    running: Option<Box<RunGuard>>,
     home: u16,
+}
+
+/// Which thread runs the callback, so that others can wait for it.
+#[derive(Default)]
+struct RunGuard {
+    thread: Mutex<Option<ThreadId>>,
+    finished: Condvar,
+}
+
+impl RunGuard {
+    /// Waits until no other thread runs the callback. Detaches meanwhile.
+    fn wait(&self, py: Python<'_>) {
+        let current = std::thread::current().id();
+        if self.thread.lock().is_none_or(|thread| thread == current) {
+            return;
+        }
+        py.detach(|| {
+            let mut thread = self.thread.lock();
+            while thread.is_some_and(|thread| thread != current) {
+                self.finished.wait(&mut thread);
+            }
+        });
+    }
+
+    fn begin(&self) -> Running<'_> {
+        *self.thread.lock() = Some(std::thread::current().id());
+        Running(self)
+    }
+}
+
+/// The callback runs.
+struct Running<'a>(&'a RunGuard);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *self.0.thread.lock() = None;
+        self.0.finished.notify_all();
+    }
 }
 
 impl Handle {
@@ -64,8 +105,21 @@ impl Handle {
             context,
             event_loop: event_loop.clone().unbind(),
             source_traceback,
+            running: None,
             home: 0,
         })
+    }
+
+    /// Makes a handle for `call_soon_threadsafe()`.
+    pub(crate) fn new_thread_safe<'py>(
+        event_loop: &Bound<'py, EventLoop>,
+        callback: Py<PyAny>,
+        arguments: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Bound<'py, ThreadSafeHandle>> {
+        let mut handle = Self::new(event_loop, callback, arguments, context)?;
+        handle.running = Some(Box::default());
+        Bound::new(event_loop.py(), PyClassInitializer::from(handle).add_subclass(ThreadSafeHandle))
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -89,6 +143,9 @@ impl Handle {
     pub(crate) fn run(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
+        // Taken before the flag is read: whoever cancels from another thread either sees the callback
+        // run, and waits, or is seen here.
+        let _running = this.running.as_deref().map(RunGuard::begin);
         if this.is_cancelled() {
             return Ok(());
         }
@@ -100,7 +157,8 @@ impl Handle {
             Ok(_) => Ok(()),
             Err(error) if must_propagate(py, &error) => Err(error),
             Err(error) => {
-                let source = format_callback_source(this.event_loop.bind(py), &callback, &arguments)?;
+                let source =
+                    format_callback_source(this.event_loop.bind(py), &callback, &arguments)?;
                 let report = PyDict::new(py);
                 report.set_item("message", format!("Exception in callback {source}"))?;
                 report.set_item("exception", error)?;
@@ -128,10 +186,10 @@ impl Handle {
             let event_loop = this.event_loop.bind(py);
             parts.push(format_callback_source(event_loop, callback.bind(py), arguments.bind(py))?);
         }
-        if let Some(traceback) = &this.source_traceback {
-            if let Ok(frame) = traceback.bind(py).get_item(traceback.bind(py).len().saturating_sub(1)) {
-                parts.push(format!("created at {}:{}", frame.get_item(0)?, frame.get_item(1)?));
-            }
+        if let Some(traceback) = &this.source_traceback
+            && let Some(frame) = traceback.bind(py).iter().next_back()
+        {
+            parts.push(format!("created at {}:{}", frame.get_item(0)?, frame.get_item(1)?));
         }
         Ok(format!("<{}>", parts.join(" ")))
     }
@@ -144,7 +202,11 @@ impl Handle {
             return Ok(false);
         }
         // Debug mode keeps what the handle was, for the slow-callback warning.
-        let saved = if this.event_loop.get().is_debug() { Some(Self::repr_parts(slf, when)?) } else { None };
+        let saved = if this.event_loop.get().is_debug() {
+            Some(Self::repr_parts(slf, when)?)
+        } else {
+            None
+        };
         let dropped = {
             let mut call = this.call.lock();
             call.1 = saved;
@@ -252,11 +314,11 @@ impl Handle {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // A locked handle is in use by a thread, hence no garbage.
-        if let Some(call) = self.call.try_lock() {
-            if let Some(call) = &call.0 {
-                visit.call(&call.callback)?;
-                visit.call(&call.arguments)?;
-            }
+        if let Some(call) = self.call.try_lock()
+            && let Some(call) = &call.0
+        {
+            visit.call(&call.callback)?;
+            visit.call(&call.arguments)?;
         }
         visit.call(&self.context)?;
         visit.call(&self.event_loop)?;
@@ -269,6 +331,44 @@ impl Handle {
     }
 }
 
+/// A callback wrapper object returned by `loop.call_soon_threadsafe()`.
+///
+/// On another thread, `cancel()` and `cancelled()` wait while the callback runs, as asyncio's do from
+/// Python 3.14 on: when they return, it is certain whether it ran.
+#[pyclass(frozen, extends = Handle, weakref, module = "rloop._rloop")]
+pub(crate) struct ThreadSafeHandle;
+
+#[pymethods]
+impl ThreadSafeHandle {
+    /// The class of asyncio's handles for other threads, for `isinstance()`.
+    #[getter(__class__)]
+    fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
+        if py.version_info() >= (3, 14) {
+            Ok(imports::THREAD_SAFE_HANDLE.class(py)?.clone())
+        } else {
+            Ok(imports::HANDLE.class(py)?.clone())
+        }
+    }
+
+    /// Cancels the callback. Has no effect if it was cancelled before or has run.
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let handle = slf.as_super();
+        if let Some(running) = &handle.get().running {
+            running.wait(slf.py());
+        }
+        Handle::cancel_with(handle, None).map(|_| ())
+    }
+
+    /// True if the callback was cancelled.
+    fn cancelled(slf: &Bound<'_, Self>) -> bool {
+        let handle = slf.as_super();
+        if let Some(running) = &handle.get().running {
+            running.wait(slf.py());
+        }
+        handle.get().is_cancelled()
+    }
+}
+
 /// A callback wrapper object returned by `loop.call_later()` and `loop.call_at()`.
 #[pyclass(frozen, extends = Handle, weakref, module = "rloop._rloop")]
 pub(crate) struct TimerHandle {
@@ -277,7 +377,7 @@ pub(crate) struct TimerHandle {
 }
 
 impl TimerHandle {
-    pub(crate) fn create<'py>(py: Python<'py>, when: f64, handle: Handle) -> PyResult<Bound<'py, Self>> {
+    pub(crate) fn create(py: Python<'_>, when: f64, handle: Handle) -> PyResult<Bound<'_, Self>> {
         Bound::new(py, PyClassInitializer::from(handle).add_subclass(Self { when }))
     }
 
@@ -289,7 +389,8 @@ impl TimerHandle {
             Some((callback, arguments)) => (callback, arguments.into_any()),
             None => (py.None(), py.None()),
         };
-        let ((left_callback, left_arguments), (right_callback, right_arguments)) = (parts(left), parts(right));
+        let ((left_callback, left_arguments), (right_callback, right_arguments)) =
+            (parts(left), parts(right));
         #[expect(clippy::float_cmp, reason = "asyncio compares the deadlines exactly")]
         let same_deadline = slf.get().when == other.get().when;
         Ok(same_deadline
@@ -337,7 +438,11 @@ impl TimerHandle {
         slf.get().when.into_pyobject(slf.py())?.hash()
     }
 
-    fn __richcmp__(slf: &Bound<'_, Self>, other: &Bound<'_, PyAny>, operator: CompareOp) -> PyResult<Py<PyAny>> {
+    fn __richcmp__(
+        slf: &Bound<'_, Self>,
+        other: &Bound<'_, PyAny>,
+        operator: CompareOp,
+    ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         let Ok(other) = other.cast::<Self>() else {
             return Ok(py.NotImplemented());

@@ -31,12 +31,12 @@ impl Import {
 }
 
 pub(crate) static HANDLE: Import = Import::new("asyncio", "Handle");
+pub(crate) static THREAD_SAFE_HANDLE: Import = Import::new("asyncio.events", "_ThreadSafeHandle");
 pub(crate) static TIMER_HANDLE: Import = Import::new("asyncio", "TimerHandle");
 /// The class that asyncio itself asks for before it falls back to `sendfile()` by reading.
 pub(crate) static TRANSPORT: Import = Import::new("asyncio.transports", "_FlowControlMixin");
 pub(crate) static BUFFERED_PROTOCOL: Import = Import::new("asyncio", "BufferedProtocol");
 pub(crate) static FUTURE: Import = Import::new("asyncio", "Future");
-pub(crate) static LOGGER: Import = Import::new("asyncio.log", "logger");
 pub(crate) static EXTRACT_STACK: Import = Import::new("asyncio.format_helpers", "extract_stack");
 pub(crate) static FORMAT_CALLBACK_SOURCE: Import =
     Import::new("asyncio.format_helpers", "_format_callback_source");
@@ -46,3 +46,8 @@ pub(crate) static SET_RESULT_UNLESS_CANCELLED: Import =
 pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");
 pub(crate) static GET_FRAME: Import = Import::new("sys", "_getframe");
+
+/// asyncio's logger, as `asyncio.base_events` has it now: tests put another in its place.
+pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("asyncio.base_events")?.getattr("logger")
+}

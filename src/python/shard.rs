@@ -134,7 +134,10 @@ impl Local {
     }
 
     /// The transport of the next event of this turn and what it may do; `None` after the last.
-    fn next_event<'py>(&mut self, py: Python<'py>) -> Option<(Bound<'py, StreamTransport>, Direction)> {
+    fn next_event<'py>(
+        &mut self,
+        py: Python<'py>,
+    ) -> Option<(Bound<'py, StreamTransport>, Direction)> {
         while let Some(event) = self.events.get(self.next_event).copied() {
             self.next_event += 1;
             if let Some(transport) = self.target(py, event) {
@@ -145,16 +148,23 @@ impl Local {
     }
 
     /// The transport that an event is for, unless it was closed after the event fired.
-    fn target<'py>(&mut self, py: Python<'py>, event: Event) -> Option<Bound<'py, StreamTransport>> {
+    fn target<'py>(
+        &mut self,
+        py: Python<'py>,
+        event: Event,
+    ) -> Option<Bound<'py, StreamTransport>> {
         match self.stream(event.fd)? {
-            Some((generation, transport)) if *generation == event.generation => Some(transport.bind(py).clone()),
+            Some((generation, transport)) if *generation == event.generation => {
+                Some(transport.bind(py).clone())
+            }
             _ => None,
         }
     }
 
     /// Queues the handles of ready descriptors.
     fn collect_watches(&mut self, py: Python<'_>, watches: &Watches) -> io::Result<()> {
-        self.watches_active = watches.collect(py, |handle| self.ready.push_back(Work::Run(handle)))?;
+        self.watches_active =
+            watches.collect(py, |handle| self.ready.push_back(Work::Run(handle)))?;
         Ok(())
     }
 
@@ -278,7 +288,9 @@ impl Shard {
     pub(crate) fn push(&self, work: Work) {
         let mut work = Some(work);
         let queued = self.with_local(|local| match work.take() {
-            Some(Work::Schedule(deadline, handle)) => local.timers.insert(deadline, Scheduled(handle)),
+            Some(Work::Schedule(deadline, handle)) => {
+                local.timers.insert(deadline, Scheduled(handle));
+            }
             Some(work) => local.ready.push_back(work),
             None => (),
         });
@@ -326,8 +338,13 @@ impl Shard {
     }
 
     /// Undoes [`Shard::attach_stream`].
-    pub(crate) fn detach_stream(&self, fd: RawFd, generation: u64) -> Option<(u64, Py<StreamTransport>)> {
-        self.with_local(|local| local.stream(fd)?.take_if(|(current, _)| *current == generation)).flatten()
+    pub(crate) fn detach_stream(
+        &self,
+        fd: RawFd,
+        generation: u64,
+    ) -> Option<(u64, Py<StreamTransport>)> {
+        self.with_local(|local| local.stream(fd)?.take_if(|(current, _)| *current == generation))
+            .flatten()
     }
 
     /// Drives the shard on this thread until `stop()` takes effect.
@@ -343,7 +360,8 @@ impl Shard {
         let io = self.io()?;
         let _seat = Seat::take(self)?;
         let owner = event_loop.clone().unbind();
-        let take_turn = |thread: &Detached| thread.attached(|py| self.take_turn(owner.bind(py), &io));
+        let take_turn =
+            |thread: &Detached| thread.attached(|py| self.take_turn(owner.bind(py), &io));
         if driver::is_inside_a_runtime() {
             return ffi::detached(event_loop.py(), |thread| {
                 loop {
@@ -404,9 +422,14 @@ impl Shard {
                 self.inbox.drain_into(&mut local.ready);
             }
             local.collect_due_timers();
-            io::Result::Ok(Turn { left_over, arrived: local.ready.len() - left_over, events: local.events.len() - local.next_event })
+            io::Result::Ok(Turn {
+                left_over,
+                arrived: local.ready.len() - left_over,
+                events: local.events.len() - local.next_event,
+            })
         });
-        let turn = begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 })).or_os_error(py)?;
+        let turn =
+            begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 })).or_os_error(py)?;
         if turn.left_over + turn.arrived + turn.events == 0 {
             // A signal that interrupted the wait has its Python handler run here; if something is
             // ready, the interpreter sees to it when that runs.
@@ -422,7 +445,8 @@ impl Shard {
             self.run_ready(event_loop, turn.left_over)?;
         }
         for _ in 0..turn.events {
-            let Some(Some((transport, direction))) = self.with_local(|local| local.next_event(py)) else {
+            let Some(Some((transport, direction))) = self.with_local(|local| local.next_event(py))
+            else {
                 break;
             };
             Self::dispatch(&transport, direction)?;
@@ -458,12 +482,15 @@ impl Shard {
                     self.with_local(|local| local.timers.insert(deadline, Scheduled(handle)));
                 }
                 Work::Event(event) => {
-                    if let Some(Some(transport)) = self.with_local(|local| local.target(py, event)) {
+                    if let Some(Some(transport)) = self.with_local(|local| local.target(py, event))
+                    {
                         Self::dispatch(&transport, event.direction)?;
                     }
                 }
                 Work::StartReading(transport) => StreamTransport::start_reading(transport.bind(py)),
-                Work::Remote(transport, call) => StreamTransport::run_remote(transport.bind(py), *call)?,
+                Work::Remote(transport, call) => {
+                    StreamTransport::run_remote(transport.bind(py), *call)?;
+                }
             }
         }
         Ok(())
@@ -563,7 +590,8 @@ struct Seat<'a> {
 impl<'a> Seat<'a> {
     fn take(shard: &'a Shard) -> PyResult<Self> {
         let local = shard.parked.lock().take();
-        let local = local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
+        let local =
+            local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
         let outer = RUNNING.replace(Some(Running { shard: shard.id, local }));
         DRIVEN.set(shard.id);
         Ok(Self { shard, outer })

@@ -54,7 +54,9 @@ impl PacketMethod {
     pub(crate) fn call<'py>(&self, argument: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = argument.py();
         match self {
-            Self::Bound { function, receiver } => function.bind(py).call1((receiver.bind(py), argument)),
+            Self::Bound { function, receiver } => {
+                function.bind(py).call1((receiver.bind(py), argument))
+            }
             Self::Callable(callable) => callable.bind(py).call1((argument,)),
         }
     }
@@ -81,7 +83,9 @@ pub(crate) enum Receiver {
 impl Receiver {
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
-            Self::Streaming { data_received } => Self::Streaming { data_received: data_received.clone_ref(py) },
+            Self::Streaming { data_received } => {
+                Self::Streaming { data_received: data_received.clone_ref(py) }
+            }
             Self::Buffered { get_buffer, buffer_updated } => Self::Buffered {
                 get_buffer: get_buffer.clone_ref(py),
                 buffer_updated: buffer_updated.clone_ref(py),
@@ -132,6 +136,7 @@ pub(crate) enum Flushed {
 }
 
 /// The state of a stream transport.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, as asyncio keeps them")]
 pub(crate) struct StreamState {
     /// `None` once `connection_lost()` was called.
     pub(crate) objects: Option<Objects>,
@@ -207,10 +212,14 @@ impl StreamState {
     /// `RuntimeError` if nothing may be written any more, whatever the data.
     pub(crate) fn check_writable(&self, method: &str) -> PyResult<()> {
         if self.eof_written {
-            return Err(PyRuntimeError::new_err(format!("Cannot call {method}() after write_eof()")));
+            return Err(PyRuntimeError::new_err(format!(
+                "Cannot call {method}() after write_eof()"
+            )));
         }
         if self.empty_waiter.is_some() {
-            return Err(PyRuntimeError::new_err(format!("unable to {method}; sendfile is in progress")));
+            return Err(PyRuntimeError::new_err(format!(
+                "unable to {method}; sendfile is in progress"
+            )));
         }
         Ok(())
     }
@@ -228,7 +237,9 @@ impl StreamState {
     #[inline]
     pub(crate) fn write_now(&self, data: &[u8]) -> io::Result<usize> {
         match &self.registration {
-            Some(registration) if self.queue.is_empty() && !data.is_empty() => registration.write(data),
+            Some(registration) if self.queue.is_empty() && !data.is_empty() => {
+                registration.write(data)
+            }
             _ => Ok(0),
         }
     }

@@ -18,10 +18,10 @@
 use crate::driving::registration::{Direction, Event, Read, Registration};
 use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
+use crate::python::ffi::OneArgumentMethod;
 use crate::python::handle::must_propagate;
 use crate::python::shard::{Shard, Work};
 use crate::python::stream_state::{Flushed, Objects, ReadPath, Receiver, StreamState};
-use crate::python::ffi::OneArgumentMethod;
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyConnectionError, PyOSError, PyRuntimeError, PyValueError};
@@ -117,7 +117,9 @@ impl StreamTransport {
     /// Runs a forwarded call.
     pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
         match call {
-            Remote::Write(data) => Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py()))),
+            Remote::Write(data) => {
+                Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
+            }
             Remote::WriteEof => slf.get().write_eof_here(slf.py()),
             Remote::PauseReading => Self::pause_here(slf),
             Remote::ResumeReading => Self::resume_here(slf),
@@ -196,12 +198,15 @@ impl StreamTransport {
                 let Receiver::Streaming { data_received } = &path.receiver else {
                     return Ok(());
                 };
-                let called = ffi::in_context(path.context.bind(py), || data_received.call(data.into_any()));
+                let called =
+                    ffi::in_context(path.context.bind(py), || data_received.call(data.into_any()));
                 Self::check_protocol_call(slf, called, "data_received").map(|_| ())
             }
             Received::Wanted(path) => Self::receive_into(slf, &path),
             Received::End(path) => Self::on_end(slf, path.context.bind(py)),
-            Received::Failed(error) => Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport"),
+            Received::Failed(error) => {
+                Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport")
+            }
         }
     }
 
@@ -232,7 +237,9 @@ impl StreamTransport {
             Ok(Read::End) => return Self::on_end(slf, context),
             Ok(Read::Received(len)) => (len, None),
             Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
-            Err(error) => return Self::fatal_error(slf, error, "Fatal read error on socket transport"),
+            Err(error) => {
+                return Self::fatal_error(slf, error, "Fatal read error on socket transport");
+            }
         };
         slf.get().expect_event(more);
         if len == 0 {
@@ -265,8 +272,12 @@ impl StreamTransport {
     }
 
     /// Handles a failed protocol method: `Ok(None)` after the error was dealt with.
-    #[inline(always)]
-    fn check_protocol_call<R>(slf: &Bound<'_, Self>, called: PyResult<R>, method: &str) -> PyResult<Option<R>> {
+    #[inline]
+    fn check_protocol_call<R>(
+        slf: &Bound<'_, Self>,
+        called: PyResult<R>,
+        method: &str,
+    ) -> PyResult<Option<R>> {
         match called {
             Ok(result) => Ok(Some(result)),
             Err(error) if must_propagate(slf.py(), &error) => Err(error),
@@ -323,7 +334,10 @@ impl StreamTransport {
             if !state.queue.is_empty() {
                 return Ok(());
             }
-            (state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py)), state.closing && state.lost == 0)
+            (
+                state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py)),
+                state.closing && state.lost == 0,
+            )
         };
         if let Some(waiter) = waiter {
             waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
@@ -340,7 +354,8 @@ impl StreamTransport {
 
     fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
-        let waiter = slf.get().state.lock().empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py));
+        let waiter =
+            slf.get().state.lock().empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py));
         let exception = error.clone_ref(py);
         Self::fatal_error(slf, error, "Fatal write error on socket transport")?;
         if let Some(waiter) = waiter {
@@ -394,7 +409,11 @@ impl StreamTransport {
             if slf.get().event_loop(py).is_some_and(|event_loop| event_loop.get().is_debug()) {
                 let keywords = PyDict::new(py);
                 keywords.set_item("exc_info", error)?;
-                imports::LOGGER.get(py)?.call_method("debug", ("%r: %s", slf, message), Some(&keywords))?;
+                imports::logger(py)?.call_method(
+                    "debug",
+                    ("%r: %s", slf, message),
+                    Some(&keywords),
+                )?;
             }
         } else {
             Self::report(slf, message, error)?;
@@ -450,7 +469,12 @@ impl StreamTransport {
         let (objects, registration, unsent, waiter) = {
             let mut state = this.state.lock();
             state.reader_active = false;
-            (state.objects.take(), state.registration.take(), state.queue.take(), state.empty_waiter.take())
+            (
+                state.objects.take(),
+                state.registration.take(),
+                state.queue.take(),
+                state.empty_waiter.take(),
+            )
         };
         drop(unsent);
         let Some(objects) = objects else {
@@ -501,7 +525,11 @@ impl StreamTransport {
             Written::Partly(sent) => sent,
             Written::Lost(count) => return warn_about_lost_write(py, count),
             Written::Failed(error) => {
-                return Self::fatal_error(slf, os_error(py, &error), "Fatal write error on socket transport");
+                return Self::fatal_error(
+                    slf,
+                    os_error(py, &error),
+                    "Fatal write error on socket transport",
+                );
             }
         };
         Self::enqueue(slf, snapshot()?, sent)
@@ -517,7 +545,9 @@ impl StreamTransport {
         }
         match bytes {
             Ok(bytes) => Self::write_checked(slf, bytes.as_bytes(), || buffer::snapshot(data)),
-            Err(_) => ffi::with_bytes(data, |bytes| Self::write_checked(slf, bytes, || buffer::snapshot(data)))?,
+            Err(_) => ffi::with_bytes(data, |bytes| {
+                Self::write_checked(slf, bytes, || buffer::snapshot(data))
+            })?,
         }
     }
 
@@ -625,14 +655,14 @@ fn release_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
 fn log_debug(slf: &Bound<'_, StreamTransport>, message: &str) -> PyResult<()> {
     let py = slf.py();
     if slf.get().event_loop(py).is_some_and(|event_loop| event_loop.get().is_debug()) {
-        imports::LOGGER.get(py)?.call_method1("debug", (message, slf))?;
+        imports::logger(py)?.call_method1("debug", (message, slf))?;
     }
     Ok(())
 }
 
 fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {
     if count > LOG_THRESHOLD_FOR_CONNLOST_WRITES {
-        imports::LOGGER.get(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
+        imports::logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
     }
     Ok(())
 }
@@ -675,7 +705,10 @@ impl StreamTransport {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
             protocol: protocol.clone().unbind(),
-            read_path: Arc::new(ReadPath { receiver: Receiver::new(protocol)?, context: ffi::copy_context(py)? }),
+            read_path: Arc::new(ReadPath {
+                receiver: Receiver::new(protocol)?,
+                context: ffi::copy_context(py)?,
+            }),
             server,
             write_context: None,
         };
@@ -706,14 +739,22 @@ impl StreamTransport {
         for handle in &forgotten {
             handle.call_method0(py, "cancel")?;
         }
-        let registration = {
+        let registered = {
             let _entered = io.driver.enter();
-            Registration::new(this.fd, this.generation).or_os_error(py)?
+            Registration::new(this.fd, this.generation)
         };
-        this.state.lock().registration = Some(registration);
+        // As in asyncio, a descriptor that cannot be polled fails the connection once it was made.
+        let mut failure = None;
+        match registered {
+            Ok(registration) => this.state.lock().registration = Some(registration),
+            Err(error) => failure = Some(os_error(py, &error).into_value(py).into_any()),
+        }
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
         EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
-        shard.push(Work::StartReading(slf.clone().unbind()));
+        shard.push(match failure {
+            None => Work::StartReading(slf.clone().unbind()),
+            Some(error) => Work::Remote(slf.clone().unbind(), Box::new(Remote::Abort(Some(error)))),
+        });
         if let Some(waiter) = waiter {
             let callback = imports::SET_RESULT_UNLESS_CANCELLED.get(py)?.clone().unbind();
             let arguments = PyTuple::new(py, [waiter, py.None()])?.unbind();
@@ -730,7 +771,12 @@ impl StreamTransport {
 
     /// Optional transport information, as `asyncio.BaseTransport.get_extra_info`.
     #[pyo3(signature = (name, default = None))]
-    fn get_extra_info(&self, py: Python<'_>, name: Bound<'_, PyAny>, default: Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+    fn get_extra_info(
+        &self,
+        py: Python<'_>,
+        name: Bound<'_, PyAny>,
+        default: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
         let extra = self.state.lock().extra.clone_ref(py);
         match extra.bind(py).get_item(name)? {
             Some(value) => Ok(value.unbind()),
@@ -763,7 +809,10 @@ impl StreamTransport {
                 let context = objects.read_path.context.clone_ref(protocol.py());
                 (
                     std::mem::replace(&mut objects.protocol, protocol.clone().unbind()),
-                    std::mem::replace(&mut objects.read_path, Arc::new(ReadPath { receiver, context })),
+                    std::mem::replace(
+                        &mut objects.read_path,
+                        Arc::new(ReadPath { receiver, context }),
+                    ),
                 )
             })
         };
@@ -783,17 +832,29 @@ impl StreamTransport {
 
     /// Stops the calls of `data_received()`.
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::PauseReading))? { Ok(()) } else { Self::pause_here(slf) }
+        if Self::forward(slf, || Ok(Remote::PauseReading))? {
+            Ok(())
+        } else {
+            Self::pause_here(slf)
+        }
     }
 
     /// Goes on with the calls of `data_received()`.
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::ResumeReading))? { Ok(()) } else { Self::resume_here(slf) }
+        if Self::forward(slf, || Ok(Remote::ResumeReading))? {
+            Ok(())
+        } else {
+            Self::resume_here(slf)
+        }
     }
 
     /// Sets the water marks of the write queue, in bytes.
     #[pyo3(signature = (high = None, low = None))]
-    fn set_write_buffer_limits(slf: &Bound<'_, Self>, high: Option<i128>, low: Option<i128>) -> PyResult<()> {
+    fn set_write_buffer_limits(
+        slf: &Bound<'_, Self>,
+        high: Option<i128>,
+        low: Option<i128>,
+    ) -> PyResult<()> {
         let (low, high) = FlowControl::derive_limits(high, low).map_err(|(low, high)| {
             PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
         })?;
@@ -826,7 +887,8 @@ impl StreamTransport {
         }
         slf.get().state.lock().check_writable("writelines")?;
         let chunks = PyList::new(py, list_of_data.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
-        let chunks = chunks.iter().map(|chunk| buffer::snapshot(&chunk)).collect::<PyResult<Vec<_>>>()?;
+        let chunks =
+            chunks.iter().map(|chunk| buffer::snapshot(&chunk)).collect::<PyResult<Vec<_>>>()?;
         if chunks.is_empty() {
             return Ok(());
         }
@@ -841,11 +903,14 @@ impl StreamTransport {
 
     /// Shuts down the sending side once what is queued was sent.
     fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::WriteEof))? { Ok(()) } else { slf.get().write_eof_here(slf.py()) }
+        if Self::forward(slf, || Ok(Remote::WriteEof))? {
+            Ok(())
+        } else {
+            slf.get().write_eof_here(slf.py())
+        }
     }
 
     /// True: a stream socket has a sending side of its own.
-    #[expect(clippy::unused_self, reason = "a method of the transport")]
     fn can_write_eof(&self) -> bool {
         true
     }
@@ -854,11 +919,18 @@ impl StreamTransport {
     #[pyo3(signature = (error))]
     fn _force_close(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
         let copy = error.as_ref().map(|error| error.clone_ref(slf.py()));
-        if Self::forward(slf, || Ok(Remote::Abort(copy)))? { Ok(()) } else { Self::force_close(slf, error) }
+        if Self::forward(slf, || Ok(Remote::Abort(copy)))? {
+            Ok(())
+        } else {
+            Self::force_close(slf, error)
+        }
     }
 
     #[pyo3(signature = (error))]
-    fn _call_connection_lost(slf: &Bound<'_, Self>, error: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn _call_connection_lost(
+        slf: &Bound<'_, Self>,
+        error: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         Self::connection_lost(slf, error)
     }
 
@@ -871,7 +943,8 @@ impl StreamTransport {
     fn _make_empty_waiter<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let event_loop = slf.get().event_loop(py);
-        let event_loop = event_loop.ok_or_else(|| PyRuntimeError::new_err("the transport is closed"))?;
+        let event_loop =
+            event_loop.ok_or_else(|| PyRuntimeError::new_err("the transport is closed"))?;
         let waiter = event_loop.call_method0(intern!(py, "create_future"))?;
         let is_empty = {
             let mut state = slf.get().state.lock();
@@ -894,7 +967,8 @@ impl StreamTransport {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let py = slf.py();
-        let open_loop = slf.get().event_loop(py).filter(|event_loop| event_loop.get().check_closed().is_ok());
+        let open_loop =
+            slf.get().event_loop(py).filter(|event_loop| event_loop.get().check_closed().is_ok());
         let name = slf.get_type().name()?;
         let state = slf.get().state.lock();
         let closed = match (&state.objects, state.closing) {

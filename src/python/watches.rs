@@ -61,7 +61,12 @@ impl Watches {
     ///
     /// # Errors
     /// What epoll answers: `EPERM` for a descriptor that cannot be polled, `EBADF` for a closed one.
-    pub(crate) fn set(&self, fd: RawFd, side: Side, handle: Py<Handle>) -> io::Result<Option<Py<Handle>>> {
+    pub(crate) fn set(
+        &self,
+        fd: RawFd,
+        side: Side,
+        handle: Py<Handle>,
+    ) -> io::Result<Option<Py<Handle>>> {
         let mut map = self.map.lock();
         if let Some(watch) = map.by_descriptor.get_mut(&fd) {
             let replaced = watch.slot(side).replace(handle);
@@ -124,7 +129,11 @@ impl Watches {
 
     /// Hands the handles of all ready descriptors to `sink`. Returns false if there was none: then,
     /// and only then, an event comes when there is one.
-    pub(crate) fn collect(&self, py: Python<'_>, mut sink: impl FnMut(Py<Handle>)) -> io::Result<bool> {
+    pub(crate) fn collect(
+        &self,
+        py: Python<'_>,
+        mut sink: impl FnMut(Py<Handle>),
+    ) -> io::Result<bool> {
         self.poller.look(|ready| {
             #[expect(clippy::cast_possible_truncation, reason = "the low half is the descriptor")]
             let fd = ready.token as RawFd;
@@ -132,8 +141,16 @@ impl Watches {
                 let map = self.map.lock();
                 match map.by_descriptor.get(&fd) {
                     Some(watch) if watch.token == ready.token => (
-                        watch.reader.as_ref().filter(|_| ready.readable).map(|handle| handle.clone_ref(py)),
-                        watch.writer.as_ref().filter(|_| ready.writable).map(|handle| handle.clone_ref(py)),
+                        watch
+                            .reader
+                            .as_ref()
+                            .filter(|_| ready.readable)
+                            .map(|handle| handle.clone_ref(py)),
+                        watch
+                            .writer
+                            .as_ref()
+                            .filter(|_| ready.writable)
+                            .map(|handle| handle.clone_ref(py)),
                     ),
                     _ => (None, None),
                 }
@@ -145,7 +162,10 @@ impl Watches {
     /// Which descriptors are watched, for introspection.
     pub(crate) fn descriptors(&self) -> Vec<(RawFd, bool, bool)> {
         let map = self.map.lock();
-        map.by_descriptor.iter().map(|(fd, watch)| (*fd, watch.reader.is_some(), watch.writer.is_some())).collect()
+        map.by_descriptor
+            .iter()
+            .map(|(fd, watch)| (*fd, watch.reader.is_some(), watch.writer.is_some()))
+            .collect()
     }
 
     /// Forgets everything and returns what it held.
@@ -163,7 +183,10 @@ impl Watches {
     }
 
     /// Calls `visit` with every handle, for garbage collection. Skips a registry that is in use.
-    pub(crate) fn visit<E>(&self, mut visit: impl FnMut(&Py<Handle>) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn visit<E>(
+        &self,
+        mut visit: impl FnMut(&Py<Handle>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let Some(map) = self.map.try_lock() else {
             return Ok(());
         };

@@ -23,7 +23,10 @@ impl AsRawFd for Descriptor {
 /// The user may have closed it, or may close it from another thread meanwhile. Then the kernel
 /// answers `EBADF` or works on what now has that number, as with any number a Python program hands
 /// to `select` or `os.read`. rustix only passes the number on.
-pub(crate) fn with_descriptor<R>(fd: RawFd, operation: impl FnOnce(BorrowedFd<'_>) -> R) -> io::Result<R> {
+pub(crate) fn with_descriptor<R>(
+    fd: RawFd,
+    operation: impl FnOnce(BorrowedFd<'_>) -> R,
+) -> io::Result<R> {
     if fd < 0 {
         return Err(rustix::io::Errno::BADF.into());
     }
@@ -45,7 +48,9 @@ pub(crate) fn register(fd: RawFd) -> io::Result<AsyncFd<Descriptor>> {
 }
 
 /// Registers a descriptor that the result owns.
-pub(crate) fn register_owned<T: AsRawFd + Into<std::os::fd::OwnedFd>>(fd: T) -> io::Result<AsyncFd<T>> {
+pub(crate) fn register_owned<T: AsRawFd + Into<std::os::fd::OwnedFd>>(
+    fd: T,
+) -> io::Result<AsyncFd<T>> {
     // SAFETY: `fd` is owned by the result, hence open for as long, and is not replaced in it.
     let registered = unsafe { AsyncFd::register(fd) };
     registered.map_err(Into::into)

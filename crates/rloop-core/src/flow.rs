@@ -36,7 +36,10 @@ impl FlowControl {
     /// Derives the marks (low, high) from what the user gave, or returns the refused pair.
     ///
     /// The numbers are wider than any buffer, because Python's integers are.
-    pub fn derive_limits(high: Option<i128>, low: Option<i128>) -> Result<(u128, u128), (i128, i128)> {
+    pub fn derive_limits(
+        high: Option<i128>,
+        low: Option<i128>,
+    ) -> Result<(u128, u128), (i128, i128)> {
         let high = high.unwrap_or_else(|| match low {
             None => DEFAULT_HIGH.cast_signed(),
             Some(low) => low.saturating_mul(4),

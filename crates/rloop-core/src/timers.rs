@@ -41,10 +41,7 @@ impl<T> PartialOrd for Entry<T> {
 impl<T> Ord for Entry<T> {
     /// Reversed, because `BinaryHeap` keeps the greatest on top.
     fn cmp(&self, other: &Self) -> Ordering {
-        other
-            .deadline
-            .total_cmp(&self.deadline)
-            .then_with(|| other.sequence.cmp(&self.sequence))
+        other.deadline.total_cmp(&self.deadline).then_with(|| other.sequence.cmp(&self.sequence))
     }
 }
 

@@ -35,6 +35,9 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
     }
 
     /// Appends what `chunk` holds from byte `offset` on.
+    ///
+    /// # Panics
+    /// If `offset` is not 0 and the queue is not empty: only the oldest chunk can be partly sent.
     pub fn push(&mut self, chunk: B, offset: usize) {
         let len = chunk.as_ref().len();
         if offset >= len {
@@ -59,6 +62,9 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
 
     /// Forgets the first `count` bytes and hands back the chunks that are used up: the caller
     /// drops them where dropping is allowed.
+    ///
+    /// # Panics
+    /// If there are fewer bytes than `count`.
     #[must_use]
     pub fn advance(&mut self, count: usize) -> Vec<B> {
         assert!(count <= self.len, "the kernel took more than it was offered");
