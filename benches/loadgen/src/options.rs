@@ -1,0 +1,247 @@
+//! The command line, parsed into a plan that can be run as it is.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lexopt::{Arg, Error, Parser, ValueExt};
+
+use crate::exchange;
+use crate::process::Process;
+
+pub(crate) const USAGE: &str = "\
+loadgen echo    --address IP:PORT [--size BYTES] [--lines] [load options]
+loadgen connect --address IP:PORT [--size BYTES] [load options]
+loadgen http    --address IP:PORT [--target /] [load options]
+loadgen idle    --address IP:PORT --server-pid PID [--connections N] [--hold SECONDS]
+
+echo     messages to an echo server; with --lines each message is one line
+connect  as echo, but every message has a connection of its own
+http     HTTP/1.1 GET with keep-alive; every reply must have status 200
+idle     opens N connections, exchanges one message on each and holds them
+
+load options:
+  --connections N     connections at a time (1)
+  --depth D           requests in flight on each connection (1)
+  --seconds S         length of the measured window (3)
+  --warm-up S         load before the window opens (0.5)
+  --pause S           time between a reply and the next request (0), at most 1
+  --requests M        instead of a window: exactly M requests, from the first connect on
+  --server-pid PID    also measure this process's CPU time";
+
+/// A pause must not look like a server that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Print the usage.
+    Help,
+    /// Load an echo server with this message.
+    Echo(Plan, Arc<[u8]>),
+    /// Load an HTTP server with GETs of this target.
+    Http(Plan, String),
+    /// Hold idle connections.
+    Idle(IdlePlan),
+}
+
+/// How much load to put on which server.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) address: SocketAddr,
+    /// Connections at a time; at least 1.
+    pub(crate) connections: usize,
+    /// Requests in flight on each connection; at least 1.
+    pub(crate) depth: usize,
+    /// Replies after which a connection is replaced by a new one; None: never.
+    pub(crate) replies_per_connection: Option<u64>,
+    /// Time between a reply and the next request; far shorter than a stall.
+    pub(crate) pause: Duration,
+    pub(crate) length: Length,
+    pub(crate) server: Option<Process>,
+}
+
+/// When a load ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Length {
+    /// After a measured window, before which the server is warmed up.
+    Window { warm_up: Duration, window: Duration },
+    /// After exactly this many requests, all of them measured.
+    Requests(u64),
+}
+
+/// How many connections to hold open, and for how long.
+#[derive(Debug)]
+pub(crate) struct IdlePlan {
+    pub(crate) address: SocketAddr,
+    pub(crate) connections: u32,
+    pub(crate) hold: Duration,
+    pub(crate) server: Process,
+}
+
+/// The options as given, before they are checked against the command.
+#[derive(Default)]
+struct Given {
+    address: Option<SocketAddr>,
+    connections: Option<u32>,
+    depth: Option<u32>,
+    size: Option<u32>,
+    lines: bool,
+    target: Option<String>,
+    seconds: Option<Duration>,
+    warm_up: Option<Duration>,
+    requests: Option<u64>,
+    pause: Duration,
+    hold: Option<Duration>,
+    server: Option<Process>,
+}
+
+/// Parses a command line, program name first.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
+    let mut parser = Parser::from_iter(arguments);
+    let mut command = None;
+    let mut given = Given::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("help") | Arg::Short('h') => return Ok(Command::Help),
+            Arg::Value(value) if command.is_none() => command = Some(value.string()?),
+            Arg::Long("address") => given.address = Some(parser.value()?.parse()?),
+            Arg::Long("connections") => given.connections = Some(positive(&mut parser)?),
+            Arg::Long("depth") => given.depth = Some(positive(&mut parser)?),
+            Arg::Long("size") => given.size = Some(positive(&mut parser)?),
+            Arg::Long("lines") => given.lines = true,
+            Arg::Long("target") => given.target = Some(parser.value()?.string()?),
+            Arg::Long("seconds") => given.seconds = Some(seconds(&mut parser)?),
+            Arg::Long("warm-up") => given.warm_up = Some(seconds(&mut parser)?),
+            Arg::Long("requests") => given.requests = Some(positive(&mut parser)?.into()),
+            Arg::Long("pause") => given.pause = seconds(&mut parser)?,
+            Arg::Long("hold") => given.hold = Some(seconds(&mut parser)?),
+            Arg::Long("server-pid") => {
+                given.server = Some(Process { id: positive(&mut parser)? });
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    match command.as_deref() {
+        Some("echo") => Ok(Command::Echo(given.plan(None)?, given.message())),
+        Some("connect") => Ok(Command::Echo(given.plan(Some(1))?, given.message())),
+        Some("http") => {
+            let target = given.target.clone().unwrap_or_else(|| "/".to_owned());
+            Ok(Command::Http(given.plan(None)?, target))
+        }
+        Some("idle") => Ok(Command::Idle(given.idle_plan()?)),
+        Some(other) => Err(format!("no command {other:?}\n\n{USAGE}").into()),
+        None => Err(format!("no command\n\n{USAGE}").into()),
+    }
+}
+
+impl Given {
+    fn plan(&self, replies_per_connection: Option<u64>) -> Result<Plan, Error> {
+        let length = match self.requests {
+            Some(_) if self.seconds.is_some() || self.warm_up.is_some() => {
+                return Err("--requests excludes --seconds and --warm-up".into());
+            }
+            Some(requests) => Length::Requests(requests),
+            None => Length::Window {
+                warm_up: self.warm_up.unwrap_or(Duration::from_millis(500)),
+                window: self.seconds.unwrap_or(Duration::from_secs(3)),
+            },
+        };
+        let depth = self.depth.unwrap_or(1);
+        if replies_per_connection.is_some() && (depth > 1 || !self.pause.is_zero()) {
+            return Err(
+                "connect has one message for each connection: no --depth, no --pause".into()
+            );
+        }
+        if self.pause > LONGEST_PAUSE {
+            return Err("--pause is at most 1 second".into());
+        }
+        Ok(Plan {
+            address: self.address.ok_or("--address is missing")?,
+            connections: usize_from(self.connections.unwrap_or(1)),
+            depth: usize_from(depth),
+            replies_per_connection,
+            pause: self.pause,
+            length,
+            server: self.server,
+        })
+    }
+
+    fn message(&self) -> Arc<[u8]> {
+        exchange::message(usize_from(self.size.unwrap_or(1024)), self.lines)
+    }
+
+    fn idle_plan(&self) -> Result<IdlePlan, Error> {
+        Ok(IdlePlan {
+            address: self.address.ok_or("--address is missing")?,
+            connections: self.connections.unwrap_or(1000),
+            hold: self.hold.unwrap_or_default(),
+            server: self.server.ok_or("idle measures a process: --server-pid is missing")?,
+        })
+    }
+}
+
+fn positive(parser: &mut Parser) -> Result<u32, Error> {
+    let number: NonZero<u32> = parser.value()?.parse()?;
+    Ok(number.get())
+}
+
+fn seconds(parser: &mut Parser) -> Result<Duration, Error> {
+    parser.value()?.parse_with(|text| {
+        let number = text.parse::<f64>().map_err(|error| error.to_string())?;
+        Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+    })
+}
+
+/// Widens a count. The platforms that have /proc/PID/schedstat have at least 32-bit addresses.
+fn usize_from(count: u32) -> usize {
+    usize::try_from(count).expect("usize has at least 32 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, Error> {
+        let words = ["loadgen"].into_iter().chain(line.split_whitespace());
+        parse(words.map(OsString::from))
+    }
+
+    #[test]
+    fn an_echo_is_a_window_on_one_connection_unless_asked_otherwise() {
+        let Ok(Command::Echo(plan, message)) = parse_line("echo --address 127.0.0.1:7") else {
+            panic!("not an echo");
+        };
+        assert_eq!((plan.connections, plan.depth, message.len()), (1, 1, 1024));
+        assert!(matches!(plan.length, Length::Window { .. }));
+    }
+
+    #[test]
+    fn a_count_has_no_window() {
+        let line = "echo --address 127.0.0.1:7 --requests 9";
+        assert!(parse_line(line).is_ok());
+        assert!(parse_line(&format!("{line} --seconds 1")).is_err());
+    }
+
+    #[test]
+    fn zero_connections_and_negative_times_are_refused() {
+        assert!(parse_line("echo --address 127.0.0.1:7 --connections 0").is_err());
+        assert!(parse_line("echo --address 127.0.0.1:7 --seconds=-1").is_err());
+    }
+
+    #[test]
+    fn a_pause_is_short_and_between_messages_of_one_connection() {
+        let rest = "--address 127.0.0.1:7 --pause";
+        assert!(parse_line(&format!("echo {rest} 0.5")).is_ok());
+        assert!(parse_line(&format!("echo {rest} 1.5")).is_err());
+        assert!(parse_line(&format!("connect {rest} 0.5")).is_err());
+    }
+
+    #[test]
+    fn idle_needs_a_process_to_measure() {
+        assert!(parse_line("idle --address 127.0.0.1:7").is_err());
+        assert!(parse_line("idle --address 127.0.0.1:7 --server-pid 1").is_ok());
+    }
+}

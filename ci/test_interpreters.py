@@ -1,0 +1,154 @@
+"""Tests of ci/interpreters: a copy of it in a folder of its own, with made-up interpreters.
+
+A made-up interpreter is a shell script that answers the probe like the real one, so that any
+version can be at hand or not, but for the one that runs the test: that is always found.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "interpreters"
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+TAG = "3.12" if RUNNING != "3.12" else "3.13"
+"""A member of the matrix that is at hand only if the test puts it there."""
+
+ANSWER = """#!/bin/sh
+if [ "$1" = -I ]; then
+    echo '{"implementation": "cpython", "tag": "%s", "has_test_suite": %s,'
+    echo "\\"executable\\": \\"$0\\"}"
+else
+    echo "$0 $*"
+fi
+"""
+
+
+class Machine:
+    """A checkout, a home folder and a PATH in which only what a test puts there can be found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "path"
+        self.pyenv = folder / "home" / ".pyenv" / "versions"
+        self.archives = folder / "shared" / "interpreters"
+        self.cache = folder / "cache"
+        self.script = folder / "checkout" / "ci" / "interpreters"
+        for created in (self.path, self.archives, self.script.parent):
+            created.mkdir(parents=True)
+        shutil.copy(SCRIPT, self.script)
+        self.environment = {
+            "HOME": str(folder / "home"),
+            "PATH": str(self.path),
+            "XDG_CACHE_HOME": str(self.cache),
+        }
+
+    def report(self) -> dict[str, str]:
+        """Run the script and return what it says about each member of the matrix.
+
+        Its answer for nox and the folder for PATH must agree with that.
+        """
+        finished = subprocess.run(
+            [sys.executable, self.script, "--json"],
+            capture_output=True,
+            check=True,
+            env=self.environment,
+            text=True,
+        )
+        report = dict(line.split(": ", 1) for line in finished.stderr.splitlines())
+        found = [tag for tag, remark in report.items() if not remark.startswith("not found")]
+        answer = json.loads(finished.stdout)
+        assert (answer["matrix"], answer["found"]) == (list(report), found)
+        names = sorted(starter.name for starter in Path(answer["path"]).iterdir())
+        assert names == sorted(f"python{tag}" for tag in found)
+        return report
+
+    def start(self, *arguments: str) -> str:
+        """Return what `TAG` prints when it is started with `arguments` from the folder for PATH."""
+        finished = subprocess.run(
+            [sys.executable, self.script],
+            capture_output=True,
+            check=True,
+            env=self.environment,
+            text=True,
+        )
+        starter = Path(finished.stdout.strip(), f"python{TAG}")
+        return subprocess.check_output([starter, *arguments], text=True).strip()
+
+
+def make_interpreter(path: Path, tag: str = TAG, *, has_test_suite: bool = True) -> Path:
+    """Write a script that answers the probe as CPython `tag`, and otherwise echoes its call."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(ANSWER % (tag, "true" if has_test_suite else "false"), encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_an_interpreter_on_path_is_found_and_started_with_its_arguments(machine: Machine) -> None:
+    interpreter = make_interpreter(machine.path / f"python{TAG}")
+    assert machine.report()[TAG] == str(interpreter)
+    assert machine.start("-c", "a  b") == f"{interpreter} -c a  b"
+
+
+def test_the_interpreter_that_runs_the_script_is_found_whatever_its_name(machine: Machine) -> None:
+    found = [tag for tag, remark in machine.report().items() if not remark.startswith("not found")]
+    assert [tag.rstrip("t") for tag in found] == [RUNNING]
+
+
+def test_what_is_missing_is_named(machine: Machine) -> None:
+    assert machine.report()[TAG] == "not found, left to nox to download"
+
+
+def test_a_free_threaded_build_does_not_pass_for_the_plain_version(machine: Machine) -> None:
+    make_interpreter(machine.path / f"python{TAG}", f"{TAG}t")
+    assert machine.report()[TAG].startswith("not found")
+
+
+def test_a_name_that_does_not_run_is_passed_over_for_pyenvs_newest(machine: Machine) -> None:
+    shim = make_interpreter(machine.path / f"python{TAG}")
+    shim.write_text("#!/bin/sh\nexit 127\n", encoding="utf-8")
+    make_interpreter(machine.pyenv / f"{TAG}.9" / "bin" / f"python{TAG}")
+    newest = make_interpreter(machine.pyenv / f"{TAG}.10" / "bin" / f"python{TAG}")
+    assert machine.report()[TAG] == str(newest)
+
+
+def test_one_with_cpythons_test_suite_is_preferred(machine: Machine) -> None:
+    bare = make_interpreter(machine.path / f"python{TAG}", has_test_suite=False)
+    assert machine.report()[TAG] == f"{bare} (no test suite: conformance cannot run)"
+    full = make_interpreter(machine.pyenv / f"{TAG}.1" / "bin" / f"python{TAG}")
+    assert machine.report()[TAG] == str(full)
+
+
+def test_an_archive_is_unpacked_into_the_cache(machine: Machine, tmp_path: Path) -> None:
+    make_interpreter(tmp_path / "made" / "bin" / f"python{TAG}")
+    name = f"cpython-{TAG}.1-{sys.platform}-{platform.machine()}.tar.xz"
+    with tarfile.open(machine.archives / name, "w:xz") as archive:
+        archive.add(tmp_path / "made", f"cpython-{TAG}.1")
+    unpacked = Path(machine.report()[TAG])
+    assert unpacked.is_relative_to(machine.cache)
+    assert machine.start("-V") == f"{unpacked} -V"
+
+
+def test_an_archive_for_another_machine_is_left_alone(machine: Machine, tmp_path: Path) -> None:
+    make_interpreter(tmp_path / "made" / "bin" / f"python{TAG}")
+    with tarfile.open(machine.archives / f"cpython-{TAG}.1-plan9-mips.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "made", f"cpython-{TAG}.1")
+    assert machine.report()[TAG].startswith("not found")
+
+
+def test_what_has_gone_can_no_longer_be_started(machine: Machine) -> None:
+    interpreter = make_interpreter(machine.path / f"python{TAG}")
+    machine.report()
+    interpreter.unlink()
+    assert machine.report()[TAG].startswith("not found")

@@ -1,0 +1,302 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]==2026.10.20"]
+#
+# [tool.nox]
+# script-download-python = "never"
+# ///
+"""The one door to everything that is built, checked, measured or tested here: ``nox -s SESSION``.
+
+Called by developers, by .ci/run and by the workflows. What must hold:
+
+- A session runs on the interpreter it names, or not at all: version and build are checked, and a
+  missing interpreter is an error where CI is set, a skip elsewhere.
+- What is tested, measured and checked is the installed wheel of the ``wheel`` session. It is built
+  once per interpreter and state of the sources, with the profile that is released.
+- Every session's Python packages come from ci/requirements/, hashes included.
+
+The comment block at the top makes nox run itself in the version named there, with uv beside it,
+whatever version was installed by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent.resolve()
+REQUIREMENTS = ROOT / "ci" / "requirements"
+LOCKS = ("bench", "build", "demo", "lint", "nox", "tests")
+"""The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
+
+WHEEL_SOURCES = (
+    "Cargo.toml",
+    "Cargo.lock",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+    "crates",
+    "rloop",
+    "src",
+)
+"""The files and folders whose contents decide what is in the wheel."""
+
+INTERPRETERS = json.loads(
+    subprocess.check_output([sys.executable, ROOT / "ci" / "interpreters", "--json"], text=True)
+)
+"""What ci/interpreters says: ``path`` (a folder for PATH), ``matrix`` and ``found`` (names)."""
+
+MATRIX: list[str] = INTERPRETERS["matrix"]
+FOUND: list[str] = INTERPRETERS["found"]
+PREFERRED = ([tag for tag in FOUND if not tag.endswith("t")] or FOUND or ["3.14"])[-1]
+"""The newest interpreter at hand that has a GIL: for the sessions that need just one."""
+
+os.environ["PATH"] = os.pathsep.join([INTERPRETERS["path"], os.environ["PATH"]])
+
+nox.needs_version = ">=2026.10.20"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never" if FOUND == MATRIX else "auto"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "rust", "tests"]
+
+
+@nox.session(python=MATRIX)
+def wheel(session: nox.Session) -> None:
+    """Build the wheel of one interpreter and put it into dist/."""
+    check_interpreter(session)
+    check_rust(session)
+    folder = wheel_folder(session)
+    if not folder.is_dir():
+        install(session, "build")
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        session.run(
+            "maturin",
+            "build",
+            "--locked",
+            "--release",
+            f"--interpreter={base_interpreter(session)}",
+            f"--out={unfinished}",
+        )
+        if wheel_folder(session) != folder:
+            session.error("the sources changed while the wheel was built: start again")
+        unfinished.rename(folder)
+    published = ROOT / "dist"
+    published.mkdir(exist_ok=True)
+    for package in folder.glob("*.whl"):
+        shutil.copy2(package, published)
+        session.log(f"dist/{package.name}")
+
+
+@nox.session(python=MATRIX, requires=["wheel-{python}"])
+def tests(session: nox.Session) -> None:
+    """Run the tests against the installed wheel; arguments go to pytest, which runs in tests/."""
+    check_interpreter(session)
+    install(session, "tests")
+    install_wheel(session)
+    run_in(session, "tests", "pytest", *(session.posargs or (".", "../ci")))
+
+
+@nox.session(python=MATRIX, requires=["wheel-{python}"])
+def conformance(session: nox.Session) -> None:
+    """Run CPython's asyncio tests on TokioLoop; arguments go to tests/conformance/run.py."""
+    check_interpreter(session)
+    install_wheel(session)
+    run_in(session, "tests", "python", "conformance/run.py", *session.posargs)
+
+
+@nox.session(python=False)
+def rust(session: nox.Session) -> None:
+    """Run the Rust tests of everything that needs no Python, then the loom models."""
+    check_rust(session)
+    cargo(session, "test", "--locked", "--workspace", "--exclude=rloop")
+    cargo(
+        session,
+        "test",
+        "--locked",
+        "--package=rloop-core",
+        "--release",
+        "loom",
+        RUSTFLAGS="--cfg loom",
+        # A folder of its own: the flag concerns every crate, so each would be rebuilt every time.
+        CARGO_TARGET_DIR=str(ROOT / "target" / "loom"),
+        # The models need speed, but not what makes the release profile slow to compile.
+        CARGO_PROFILE_RELEASE_LTO="off",
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16",
+    )
+
+
+@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+def lint(session: nox.Session) -> None:
+    """Check formatting, lints and types of Rust and Python, and the stubs against the wheel."""
+    check_interpreter(session)
+    check_rust(session)
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    # The rest is checked on one version; the package must also fit the oldest library it runs on.
+    session.run("mypy", f"--python-version={MATRIX[0]}", "rloop")
+    cargo(session, "fmt", "--all", "--check")
+    cargo(
+        session,
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "--deny=warnings",
+        PYO3_PYTHON=base_interpreter(session),
+    )
+    install_wheel(session)
+    run_in(session, "tests", "stubtest", "--mypy-config-file=../pyproject.toml", "rloop._rloop")
+
+
+@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+def demo(session: nox.Session) -> None:
+    """Load real servers on asyncio, uvloop and TokioLoop in turn, and print a table."""
+    check_interpreter(session)
+    install(session, "demo")
+    install_wheel(session)
+    run_in(session, "benches", "python", "demo.py", *session.posargs)
+
+
+@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+def bench(session: nox.Session) -> None:
+    """Measure TokioLoop against other loops; arguments go to benches/run.py."""
+    check_interpreter(session)
+    check_rust(session)
+    install(session, "bench")
+    install_wheel(session)
+    run_in(session, "benches", "python", "run.py", *session.posargs)
+
+
+@nox.session(python=PREFERRED)
+def lock(session: nox.Session) -> None:
+    """Write ci/requirements/ from pyproject.toml's groups; ``-- --upgrade`` takes the newest."""
+    install(session, "nox")
+    for group in LOCKS:
+        session.run(
+            "uv",
+            "pip",
+            "compile",
+            "--quiet",
+            "--universal",
+            "--generate-hashes",
+            "--python-version=3.11",
+            "--custom-compile-command=nox -s lock",
+            f"--group=pyproject.toml:{group}",
+            f"--output-file=ci/requirements/{group}.txt",
+            *session.posargs,
+        )
+
+
+def check_interpreter(session: nox.Session) -> None:
+    """Stop unless the session got the interpreter it names.
+
+    nox and uv look at names and versions, and a free-threaded build may answer to its plain name.
+    """
+    actual = python_output(
+        session,
+        "import sys, sysconfig; print('%d.%d' % sys.version_info[:2]"
+        " + 't' * bool(sysconfig.get_config_var('Py_GIL_DISABLED')))",
+    )
+    if actual != session.python:
+        message = f"Python interpreter {session.python} not found: what answers to it is {actual}"
+        if "CI" in os.environ:
+            session.error(message)
+        session.skip(message)
+
+
+def check_rust(session: nox.Session) -> None:
+    """Stop unless there is a Rust as new as Cargo.toml asks."""
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))
+    wanted = manifest["workspace"]["package"]["rust-version"]
+    advice = f"Rust {wanted} or later is needed: https://rustup.rs, or your distribution's package"
+    for program in ("cargo", "rustc"):
+        if shutil.which(program) is None:
+            session.error(f"{program} is not on PATH. {advice}")
+    version = re.match(r"rustc (\d+)\.(\d+)", rustc_version())
+    if version is None:
+        session.error(f"rustc does not say its version. {advice}")
+    if [int(part) for part in version.groups()] < [int(part) for part in wanted.split(".")[:2]]:
+        session.error(f"{version.group()} is too old. {advice}")
+
+
+def rustc_version() -> str:
+    """Return everything that rustc says about its version, or nothing if it does not run."""
+    return subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=False).stdout
+
+
+def cargo(session: nox.Session, *arguments: str, **variables: str) -> None:
+    """Run cargo with the given environment variables added."""
+    session.run("cargo", *arguments, external=True, env=variables)
+
+
+def install(session: nox.Session, group: str) -> None:
+    """Install exactly what the lock file of `group` names."""
+    session.install("--require-hashes", f"--requirement={REQUIREMENTS / group}.txt")
+
+
+def install_wheel(session: nox.Session) -> None:
+    """Install the wheel that the session's ``wheel`` session built, and prove that it is used."""
+    package = next(wheel_folder(session).glob("*.whl"), None)
+    if package is None:
+        session.error("the sources changed since the wheel was built: start again")
+    session.install("--no-deps", "--no-index", "--force-reinstall", str(package))
+    run_in(
+        session,
+        "tests",
+        "python",
+        "-c",
+        "import rloop, sysconfig as s; assert rloop.__file__.startswith(s.get_path('platlib'))",
+    )
+
+
+def wheel_folder(session: nox.Session) -> Path:
+    """Return the folder of the wheel that belongs to the interpreter and the present sources."""
+    digest = hashlib.sha256()
+    digest.update(rustc_version().encode())
+    digest.update(os.environ.get("RUSTFLAGS", "").encode())
+    digest.update(python_output(session, "import sys; print(sys.version)").encode())
+    digest.update((REQUIREMENTS / "build.txt").read_bytes())
+    for name in WHEEL_SOURCES:
+        source = ROOT / name
+        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if path.is_file() and path.suffix not in {".pyc", ".so"}:
+                digest.update(str(path.relative_to(ROOT)).encode() + b"\0")
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return session.cache_dir.resolve() / "wheels" / f"{session.python}-{digest.hexdigest()[:16]}"
+
+
+def base_interpreter(session: nox.Session) -> str:
+    """Return the path of the interpreter behind the session's virtual environment.
+
+    For what compiles PyO3: it does so anew when the path of the interpreter changes.
+    """
+    return python_output(session, "import os, sys; print(os.path.realpath(sys._base_executable))")
+
+
+def python_output(session: nox.Session, program: str) -> str:
+    """Run `program` in the session's interpreter and return what it prints."""
+    output = session.run("python", "-I", "-c", program, silent=True, log=False)
+    return str(output).strip()
+
+
+def run_in(session: nox.Session, folder: str, program: str, *arguments: str) -> None:
+    """Run `program` in a folder below the root, which is also where relative arguments begin.
+
+    Never at the root: a child process may have its working folder on its path, and there it would
+    import the sources in rloop/, which have no extension module, instead of the installed wheel.
+    """
+    with session.chdir(ROOT / folder):
+        session.run(program, *arguments, env={"PYTHONPATH": None})
