@@ -18,8 +18,8 @@ mod _rloop {
     #[pymodule_export]
     use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
     #[pymodule_export]
-    use crate::python::stream_transport::StreamTransport;
-    use crate::python::{ffi, stream_transport};
+    use crate::python::stream::StreamTransport;
+    use crate::python::{ffi, stream};
     use pyo3::prelude::*;
 
     /// Called in the child of a `fork()`.
@@ -30,6 +30,6 @@ mod _rloop {
 
     #[pymodule_init]
     fn add_methods(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        ffi::add_one_argument_method::<stream_transport::Write>(module.py())
+        ffi::add_one_argument_method::<stream::Write>(module.py())
     }
 }

@@ -3,13 +3,12 @@
 //! Everything else in this crate goes through PyO3's safe API.
 #![allow(unsafe_code, reason = "this module is one of the two fences")]
 
-use pyo3::PyTypeInfo;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError};
-use pyo3::ffi;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyTuple};
+use pyo3::{PyTypeInfo, ffi};
 use std::cell::Cell;
 use std::ffi::CStr;
 

@@ -6,7 +6,7 @@
 //! | one thread of the loop: queues, turn, run | `shard` |
 //! | `Handle` and `TimerHandle` | `handle` |
 //! | `add_reader` and `add_writer` | `watches` |
-//! | the stream transport | `stream_transport`, `stream_state` |
+//! | the stream transport | `stream` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
 //! | Python objects that Rust looks up by name | `imports` |
@@ -22,6 +22,5 @@ pub(crate) mod ffi;
 pub(crate) mod handle;
 pub(crate) mod imports;
 pub(crate) mod shard;
-pub(crate) mod stream_state;
-pub(crate) mod stream_transport;
+pub(crate) mod stream;
 pub(crate) mod watches;

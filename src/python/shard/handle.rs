@@ -1,0 +1,254 @@
+//! The shard as any thread sees it: where work is queued, and who drives it.
+
+use super::local::{Local, Work};
+use crate::driving::driver::Driver;
+use crate::driving::process;
+use crate::python::handle::{Handle, Scheduled};
+use crate::python::stream::StreamTransport;
+use crate::python::watches::Watches;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use rloop_core::inbox::{Inbox, Wake};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(super) struct Running {
+    pub(super) shard: u64,
+    pub(super) local: Local,
+}
+
+thread_local! {
+    /// The shard that this thread drives.
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+    /// Its id, or 0: a copy for the question that each call on a transport asks.
+    static DRIVEN: Cell<u64> = const { Cell::new(0) };
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// One thread of a loop.
+pub(crate) struct Shard {
+    /// Tells the shards of a process apart.
+    pub(super) id: u64,
+    pub(super) inbox: Inbox<Work>,
+    /// Invariant: `None` while a thread drives the shard.
+    pub(super) parked: Mutex<Option<Local>>,
+    /// `None` once the loop is closed.
+    pub(super) io: Mutex<Option<Arc<ShardIo>>>,
+    pub(super) process: process::Stamp,
+}
+
+/// The descriptors of a shard.
+pub(crate) struct ShardIo {
+    pub(crate) watches: Watches,
+    pub(crate) driver: Driver,
+}
+
+impl ShardIo {
+    fn new() -> io::Result<Self> {
+        let driver = Driver::new()?;
+        let watches = {
+            let _entered = driver.enter();
+            Watches::new()?
+        };
+        Ok(Self { watches, driver })
+    }
+}
+
+impl Shard {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            inbox: Inbox::new(),
+            parked: Mutex::new(Some(Local::new())),
+            io: Mutex::new(Some(Arc::new(ShardIo::new()?))),
+            process: process::Stamp::new(),
+        })
+    }
+
+    /// The descriptors of the shard.
+    ///
+    /// # Errors
+    /// `RuntimeError` if the loop is closed.
+    pub(crate) fn io(&self) -> PyResult<Arc<ShardIo>> {
+        self.io.lock().clone().ok_or_else(|| PyRuntimeError::new_err("Event loop is closed"))
+    }
+
+    pub(super) fn wake(&self) {
+        // A closed loop has nothing to wake.
+        let io = self.io.lock().clone();
+        if let Some(io) = io {
+            io.driver.wake();
+        }
+    }
+
+    /// Runs `operation` on the local part, if this thread may touch it now: because it drives the
+    /// shard, or because nobody does. `operation` must not run Python code.
+    pub(super) fn with_local<R>(&self, operation: impl FnOnce(&mut Local) -> R) -> Option<R> {
+        RUNNING.with_borrow_mut(|running| match running {
+            Some(running) if running.shard == self.id => Some(operation(&mut running.local)),
+            _ => self.parked.lock().as_mut().map(operation),
+        })
+    }
+
+    /// True on every thread but the one that drives the shard, while one does.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        DRIVEN.get() != self.id && self.parked.lock().is_none()
+    }
+
+    /// Queues `work` behind what this thread queued before.
+    pub(crate) fn push(&self, work: Work) {
+        let mut work = Some(work);
+        let queued = self.with_local(|local| match work.take() {
+            Some(Work::Schedule(deadline, handle)) => {
+                local.timers.insert(deadline, Scheduled(handle));
+            }
+            Some(work) => local.ready.push_back(work),
+            None => (),
+        });
+        if let (None, Some(work)) = (queued, work) {
+            self.push_remote(work);
+        }
+    }
+
+    /// Queues `work` through the inbox and wakes the shard if it sleeps.
+    pub(super) fn push_remote(&self, work: Work) {
+        if self.inbox.push(work) == Wake::Needed {
+            self.wake();
+        }
+    }
+
+    /// Makes the shard take a turn if it sleeps.
+    pub(crate) fn notify(&self) {
+        if self.inbox.notify() == Wake::Needed {
+            self.wake();
+        }
+    }
+
+    /// Notes that a timer was cancelled.
+    pub(crate) fn timer_cancelled(&self) {
+        // A timer that is cancelled elsewhere is dropped when it is due.
+        drop(self.with_local(|local| local.timers.cancelled()));
+    }
+
+    /// Keeps `transport` alive and lets events of its socket find it. Returns the transport that
+    /// was there before, to be dropped.
+    pub(crate) fn attach_stream(
+        &self,
+        fd: RawFd,
+        generation: u64,
+        transport: Py<StreamTransport>,
+    ) -> Option<(u64, Py<StreamTransport>)> {
+        let index = usize::try_from(fd).ok()?;
+        self.with_local(|local| {
+            if local.streams.len() <= index {
+                local.streams.resize_with(index + 1, || None);
+            }
+            local.streams[index].replace((generation, transport))
+        })
+        .flatten()
+    }
+
+    /// Undoes [`Shard::attach_stream`].
+    pub(crate) fn detach_stream(
+        &self,
+        fd: RawFd,
+        generation: u64,
+    ) -> Option<(u64, Py<StreamTransport>)> {
+        self.with_local(|local| local.stream(fd)?.take_if(|(current, _)| *current == generation))
+            .flatten()
+    }
+
+    /// Hands out everything the shard holds, so that the caller can drop it. The shard must be
+    /// stopped.
+    pub(crate) fn take_all(&self) -> impl Sized + use<> {
+        let local = self.with_local(|local| std::mem::replace(local, Local::new()));
+        let mut pushed = VecDeque::new();
+        self.inbox.drain_into(&mut pushed);
+        let io = self.take_io();
+        let watched = io.as_ref().map(|io| io.watches.clear());
+        (local, pushed, watched, io)
+    }
+
+    /// The descriptors, unless they are those of the process that forked this one. Such epoll sets
+    /// and timers are shared with it: taking something out of them would take it from the parent.
+    pub(super) fn take_io(&self) -> Option<Arc<ShardIo>> {
+        let io = self.io.lock().take();
+        if self.process.is_this() {
+            io
+        } else {
+            std::mem::forget(io);
+            None
+        }
+    }
+
+    /// Calls `visit` with every handle and transport, for garbage collection. Skips a shard that is
+    /// running, which is no garbage.
+    pub(crate) fn visit<E>(
+        &self,
+        mut handle: impl FnMut(&Py<Handle>) -> Result<(), E>,
+        mut transport: impl FnMut(&Py<StreamTransport>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(io) = self.io.try_lock().and_then(|io| io.clone()) {
+            io.watches.visit(&mut handle)?;
+        }
+        let Some(parked) = self.parked.try_lock() else {
+            return Ok(());
+        };
+        let Some(local) = parked.as_ref() else {
+            return Ok(());
+        };
+        local.timers.iter().try_for_each(|scheduled| handle(&scheduled.0))?;
+        for work in &local.ready {
+            match work {
+                Work::Run(ready) | Work::Schedule(_, ready) => handle(ready)?,
+                Work::StartReading(stream) | Work::Remote(stream, _) => transport(stream)?,
+                Work::RunForeign(_) | Work::Event(_) => (),
+            }
+        }
+        local.streams.iter().flatten().try_for_each(|(_, stream)| transport(stream))
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        drop(self.take_io());
+    }
+}
+
+/// The driving thread's hold on a shard's local part.
+pub(super) struct Seat<'a> {
+    pub(super) shard: &'a Shard,
+    /// What the thread drove before, which waits until this seat is given up.
+    pub(super) outer: Option<Running>,
+}
+
+impl<'a> Seat<'a> {
+    pub(super) fn take(shard: &'a Shard) -> PyResult<Self> {
+        let local = shard.parked.lock().take();
+        let local =
+            local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
+        let outer = RUNNING.replace(Some(Running { shard: shard.id, local }));
+        DRIVEN.set(shard.id);
+        Ok(Self { shard, outer })
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let outer = self.outer.take();
+        DRIVEN.set(outer.as_ref().map_or(0, |outer| outer.shard));
+        let running = RUNNING.replace(outer);
+        *self.shard.parked.lock() = running.map(|running| {
+            let mut local = running.local;
+            // The next run may be on another thread.
+            local.take_events();
+            local
+        });
+    }
+}

@@ -1,0 +1,145 @@
+//! What only the driving thread touches: the ready queue, the timers, the events, the transports.
+
+use crate::driving::registration::{Direction, Event, Fired};
+use crate::driving::{clock, registration};
+use crate::python::handle::{Handle, Scheduled};
+use crate::python::stream::{Remote, StreamTransport};
+use crate::python::watches::Watches;
+use pyo3::prelude::*;
+use rloop_core::timers::TimerHeap;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+
+/// How far the clock may seem to lag behind the timer that rang, in seconds.
+const ALARM_MARGIN: f64 = 1e-3;
+
+/// Something for a shard to do.
+pub(crate) enum Work {
+    /// Run a handle.
+    Run(Py<Handle>),
+    /// Run an `asyncio.Handle` that the standard library made.
+    RunForeign(Py<PyAny>),
+    /// Run a handle at a deadline, in seconds on the loop's clock.
+    Schedule(f64, Py<Handle>),
+    /// A stream socket is ready.
+    Event(Event),
+    /// A transport may start to read.
+    StartReading(Py<StreamTransport>),
+    /// A call on a transport that was made on another thread.
+    Remote(Py<StreamTransport>, Box<Remote>),
+}
+
+/// What only the driving thread touches.
+pub(super) struct Local {
+    pub(super) ready: VecDeque<Work>,
+    /// The events of the current turn; those before `next_event` were dispatched.
+    pub(super) events: Vec<Event>,
+    pub(super) next_event: usize,
+    pub(super) timers: TimerHeap<Scheduled>,
+    /// The deadline the driver's alarm is set to, if it may still come.
+    pub(super) alarm: Option<f64>,
+    /// The transports whose sockets are registered, by descriptor. This keeps them alive.
+    pub(super) streams: Vec<Option<(u64, Py<StreamTransport>)>>,
+    /// The watches have to be looked at: an event came, or the last look found something.
+    pub(super) watches_active: bool,
+    /// The handles of a look before the wait are ready; they count as the next turn's.
+    pub(super) looked_ahead: bool,
+}
+
+impl Local {
+    pub(super) fn new() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            events: Vec::new(),
+            next_event: 0,
+            timers: TimerHeap::new(),
+            alarm: None,
+            streams: Vec::new(),
+            // The first look asks for the first event.
+            watches_active: true,
+            looked_ahead: false,
+        }
+    }
+
+    /// Takes over the events that fired on this thread.
+    pub(super) fn take_events(&mut self) {
+        if self.next_event == self.events.len() {
+            self.events.clear();
+            self.next_event = 0;
+        }
+        self.watches_active |= registration::take_events(&mut self.events);
+    }
+
+    /// Takes over the events that fired on another thread.
+    pub(super) fn accept(&mut self, fired: Fired) {
+        self.events.extend(fired.events);
+        self.watches_active |= fired.polled;
+    }
+
+    /// The transport of the next event of this turn and what it may do; `None` after the last.
+    pub(super) fn next_event<'py>(
+        &mut self,
+        py: Python<'py>,
+    ) -> Option<(Bound<'py, StreamTransport>, Direction)> {
+        while let Some(event) = self.events.get(self.next_event).copied() {
+            self.next_event += 1;
+            if let Some(transport) = self.target(py, event) {
+                return Some((transport, event.direction));
+            }
+        }
+        None
+    }
+
+    /// The transport that an event is for, unless it was closed after the event fired.
+    pub(super) fn target<'py>(
+        &mut self,
+        py: Python<'py>,
+        event: Event,
+    ) -> Option<Bound<'py, StreamTransport>> {
+        match self.stream(event.fd)? {
+            Some((generation, transport)) if *generation == event.generation => {
+                Some(transport.bind(py).clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Queues the handles of ready descriptors.
+    pub(super) fn collect_watches(&mut self, py: Python<'_>, watches: &Watches) -> io::Result<()> {
+        self.watches_active =
+            watches.collect(py, |handle| self.ready.push_back(Work::Run(handle)))?;
+        Ok(())
+    }
+
+    /// Queues the timers that are due.
+    pub(super) fn collect_due_timers(&mut self) {
+        if self.timers.is_empty() && self.alarm.is_none() {
+            return;
+        }
+        let now = clock::now();
+        while let Some(Scheduled(handle)) = self.timers.pop_due(now) {
+            self.ready.push_back(Work::Run(handle));
+        }
+        // An alarm that may have rung is set again before the next wait: the margin makes sure that
+        // one which rang while the clock lags behind is not taken for one to come.
+        if self.alarm.is_some_and(|alarm| alarm <= now + ALARM_MARGIN) {
+            self.alarm = None;
+        }
+    }
+
+    /// The deadline that the alarm has to be set to before a wait, if it has to.
+    pub(super) fn next_alarm(&mut self) -> Option<f64> {
+        let next = self.timers.next_deadline()?;
+        if self.alarm.is_some_and(|alarm| alarm <= next) {
+            return None;
+        }
+        self.alarm = Some(next);
+        Some(next)
+    }
+
+    /// The place of a descriptor in `streams`, if it has one.
+    pub(super) fn stream(&mut self, fd: RawFd) -> Option<&mut Option<(u64, Py<StreamTransport>)>> {
+        self.streams.get_mut(usize::try_from(fd).ok()?)
+    }
+}

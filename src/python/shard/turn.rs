@@ -1,0 +1,225 @@
+//! The run of a shard, and the order of one turn.
+
+use super::handle::{Seat, Shard, ShardIo};
+use super::local::Work;
+use crate::driving::driver;
+use crate::driving::registration::Direction;
+use crate::python::error::OrOsError;
+use crate::python::event_loop::EventLoop;
+use crate::python::ffi;
+use crate::python::ffi::Detached;
+use crate::python::handle::Scheduled;
+use crate::python::stream::StreamTransport;
+use crate::python::watches::Watches;
+use pyo3::prelude::*;
+use rloop_core::inbox::Park;
+use std::io;
+use std::task::Poll;
+
+/// How a turn ends.
+enum Wait {
+    /// The loop stops.
+    Never,
+    /// Something is ready: ask the kernel without blocking.
+    Poll,
+    /// Wait until something comes.
+    Park,
+}
+
+/// What is left at the end of a turn.
+enum Settled {
+    /// So many items are ready.
+    Ready(usize),
+    /// The next turn has something to do.
+    Pushed,
+    /// Nothing.
+    Parked,
+}
+
+/// How much a turn has to do, in this order.
+struct Turn {
+    /// Callbacks that were ready before the wait.
+    left_over: usize,
+    /// Events of sockets.
+    events: usize,
+    /// What came otherwise: watched descriptors, the inbox, due timers.
+    arrived: usize,
+}
+
+impl Shard {
+    /// Drives the shard on this thread until `stop()` takes effect.
+    ///
+    /// In the child of a `fork()` that a callback called, this thread is still inside the runtime of
+    /// the parent's loop, which tokio does not let it enter again. There every wait is done on a
+    /// thread of its own: slow, and right.
+    ///
+    /// # Errors
+    /// What a callback or a signal handler raised to end the run, and `RuntimeError` if another
+    /// thread drives the shard.
+    pub(crate) fn run(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+        let io = self.io()?;
+        let _seat = Seat::take(self)?;
+        let owner = event_loop.clone().unbind();
+        let take_turn =
+            |thread: &Detached| thread.attached(|py| self.take_turn(owner.bind(py), &io));
+        if driver::is_inside_a_runtime() {
+            return ffi::detached(event_loop.py(), |thread| {
+                loop {
+                    let may_block = match take_turn(thread)? {
+                        Wait::Never => return Ok(()),
+                        Wait::Poll => false,
+                        Wait::Park => true,
+                    };
+                    let fired = io.driver.wait_on_another_thread(may_block);
+                    self.with_local(|local| local.accept(fired));
+                }
+            });
+        }
+        ffi::detached(event_loop.py(), |thread| {
+            io.driver.run(|context| match take_turn(thread) {
+                Ok(Wait::Never) => Poll::Ready(Ok(())),
+                Ok(Wait::Poll) => {
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Ok(Wait::Park) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            })
+        })
+    }
+
+    /// One turn of the loop; returns how to wait for the next.
+    fn take_turn(&self, event_loop: &Bound<'_, EventLoop>, io: &ShardIo) -> PyResult<Wait> {
+        let py = event_loop.py();
+        let turn = self.begin_turn(py, &io.watches)?;
+        // What comes from outside wakes tasks; they run in the same turn.
+        let mut may_wake = turn.events + turn.arrived > 0;
+        self.run_turn(event_loop, turn)?;
+        loop {
+            if event_loop.get().is_stopping() {
+                return Ok(Wait::Never);
+            }
+            match self.settle(py, io).or_os_error(py)? {
+                Settled::Parked => return Ok(Wait::Park),
+                Settled::Ready(woken) if may_wake => {
+                    may_wake = false;
+                    self.run_ready(event_loop, woken)?;
+                }
+                Settled::Ready(_) | Settled::Pushed => return Ok(Wait::Poll),
+            }
+        }
+    }
+
+    /// Takes what the wait brought.
+    fn begin_turn(&self, py: Python<'_>, watches: &Watches) -> PyResult<Turn> {
+        let begun = self.with_local(|local| {
+            let left_over = local.ready.len();
+            local.take_events();
+            if local.watches_active && !std::mem::take(&mut local.looked_ahead) {
+                local.collect_watches(py, watches)?;
+            }
+            if self.inbox.begin() {
+                self.inbox.drain_into(&mut local.ready);
+            }
+            local.collect_due_timers();
+            io::Result::Ok(Turn {
+                left_over,
+                arrived: local.ready.len() - left_over,
+                events: local.events.len() - local.next_event,
+            })
+        });
+        let turn =
+            begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 })).or_os_error(py)?;
+        if turn.left_over + turn.arrived + turn.events == 0 {
+            // A signal that interrupted the wait has its Python handler run here; if something is
+            // ready, the interpreter sees to it when that runs.
+            py.check_signals()?;
+        }
+        Ok(turn)
+    }
+
+    /// Does what was ready when the turn began, and nothing that is added meanwhile.
+    fn run_turn(&self, event_loop: &Bound<'_, EventLoop>, turn: Turn) -> PyResult<()> {
+        let py = event_loop.py();
+        if turn.left_over > 0 {
+            self.run_ready(event_loop, turn.left_over)?;
+        }
+        for _ in 0..turn.events {
+            let Some(Some((transport, direction))) = self.with_local(|local| local.next_event(py))
+            else {
+                break;
+            };
+            Self::dispatch(&transport, direction)?;
+        }
+        if turn.arrived > 0 {
+            self.run_ready(event_loop, turn.arrived)?;
+        }
+        Ok(())
+    }
+
+    fn dispatch(transport: &Bound<'_, StreamTransport>, direction: Direction) -> PyResult<()> {
+        match direction {
+            Direction::Write => StreamTransport::on_writable(transport),
+            Direction::Read => StreamTransport::on_readable(transport),
+        }
+    }
+
+    /// Runs the `count` oldest items of the ready queue.
+    fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> PyResult<()> {
+        let py = event_loop.py();
+        for _ in 0..count {
+            let Some(Some(work)) = self.with_local(|local| local.ready.pop_front()) else {
+                break;
+            };
+            match work {
+                Work::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
+                Work::RunForeign(handle) => {
+                    if !handle.getattr(py, "_cancelled")?.is_truthy(py)? {
+                        handle.call_method0(py, "_run")?;
+                    }
+                }
+                Work::Schedule(deadline, handle) => {
+                    self.with_local(|local| local.timers.insert(deadline, Scheduled(handle)));
+                }
+                Work::Event(event) => {
+                    if let Some(Some(transport)) = self.with_local(|local| local.target(py, event))
+                    {
+                        Self::dispatch(&transport, event.direction)?;
+                    }
+                }
+                Work::StartReading(transport) => StreamTransport::start_reading(transport.bind(py)),
+                Work::Remote(transport, call) => {
+                    StreamTransport::run_remote(transport.bind(py), *call)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the turn may end in a wait that blocks. If so, the alarm is set and the next
+    /// push from elsewhere wakes the shard.
+    fn settle(&self, py: Python<'_>, io: &ShardIo) -> io::Result<Settled> {
+        let ready = self.with_local(|local| {
+            // A descriptor that was ready may still be: only the kernel knows whether its callback
+            // left something behind.
+            if local.ready.is_empty() && local.watches_active {
+                local.collect_watches(py, &io.watches)?;
+                local.looked_ahead = !local.ready.is_empty();
+                if local.looked_ahead || local.watches_active {
+                    return io::Result::Ok(Settled::Pushed);
+                }
+            }
+            if !local.ready.is_empty() {
+                return Ok(Settled::Ready(local.ready.len()));
+            }
+            if let Some(deadline) = local.next_alarm() {
+                io.driver.alarm().set(deadline)?;
+            }
+            Ok(Settled::Parked)
+        });
+        match ready.unwrap_or(Ok(Settled::Parked))? {
+            Settled::Parked if self.inbox.park() == Park::Refused => Ok(Settled::Pushed),
+            settled => Ok(settled),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! From a read event to the protocol: `data_received()`, or `get_buffer()` and `buffer_updated()`.
+
+use super::state::{ReadPath, Receiver};
+use super::transport::{StreamTransport, log_debug};
+use crate::driving::registration::{Direction, Event, Read};
+use crate::python::error::{OrOsError, os_error};
+use crate::python::ffi;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyContext};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// The most one read takes, as in `asyncio.selector_events`.
+const MAX_READ_SIZE: usize = 256 * 1024;
+
+thread_local! {
+    /// Where a read goes before its size is known.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a read event led to.
+enum Received<'py> {
+    /// Nothing: the transport is not reading, or the event was stale.
+    Nothing,
+    /// Bytes for `data_received`; `more` is the next event, if the driver will not deliver it.
+    Data {
+        data: Bound<'py, PyBytes>,
+        more: Option<Event>,
+        path: Arc<ReadPath>,
+    },
+    /// A buffered protocol has to be asked where to receive.
+    Wanted(Arc<ReadPath>),
+    End(Arc<ReadPath>),
+    Failed(std::io::Error),
+}
+
+impl StreamTransport {
+    /// Called once `connection_made()` has run.
+    pub(crate) fn start_reading(slf: &Bound<'_, Self>) {
+        let mut state = slf.get().state.lock();
+        if state.is_reading() {
+            let event = state.activate_reader();
+            drop(state);
+            Self::update_interest(slf);
+            slf.get().expect_event(event);
+        }
+    }
+
+    /// The socket has something to read, or may have.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let received = READ_BUFFER.with_borrow_mut(|buffer| {
+            let state = slf.get().state.lock();
+            let Some(objects) = state.objects.as_ref().filter(|_| state.reader_active) else {
+                return Received::Nothing;
+            };
+            let path = objects.read_path.clone();
+            if matches!(path.receiver, Receiver::Buffered { .. }) {
+                return Received::Wanted(path);
+            }
+            if buffer.is_empty() {
+                buffer.resize(MAX_READ_SIZE, 0);
+            }
+            let (len, more) = match state.read(buffer) {
+                Ok(Read::Received(len)) => (len, None),
+                Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
+                Ok(Read::NotReady) => return Received::Nothing,
+                Ok(Read::End) => return Received::End(path),
+                Err(error) => return Received::Failed(error),
+            };
+            drop(state);
+            Received::Data { data: PyBytes::new(py, &buffer[..len]), more, path }
+        });
+        match received {
+            Received::Nothing => Ok(()),
+            Received::Data { data, more, path } => {
+                slf.get().expect_event(more);
+                if data.as_bytes().is_empty() {
+                    return Ok(());
+                }
+                let Receiver::Streaming { data_received } = &path.receiver else {
+                    return Ok(());
+                };
+                let called =
+                    ffi::in_context(path.context.bind(py), || data_received.call(data.into_any()));
+                Self::check_protocol_call(slf, called, "data_received").map(|_| ())
+            }
+            Received::Wanted(path) => Self::receive_into(slf, &path),
+            Received::End(path) => Self::on_end(slf, path.context.bind(py)),
+            Received::Failed(error) => {
+                Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport")
+            }
+        }
+    }
+
+    pub(super) fn read_event(&self) -> Event {
+        Event { fd: self.fd, generation: self.generation, direction: Direction::Read }
+    }
+
+    pub(super) fn receive_into(slf: &Bound<'_, Self>, path: &ReadPath) -> PyResult<()> {
+        let py = slf.py();
+        let Receiver::Buffered { get_buffer, buffer_updated } = &path.receiver else {
+            return Ok(());
+        };
+        let (context, get_buffer, buffer_updated) =
+            (path.context.bind(py), get_buffer.bind(py), buffer_updated.bind(py));
+        let called = ffi::in_context(context, || {
+            let target = get_buffer.call1((-1,))?;
+            if target.len()? == 0 {
+                return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+            }
+            Ok(target)
+        });
+        let Some(target) = Self::check_protocol_call(slf, called, "get_buffer")? else {
+            return Ok(());
+        };
+        let read = ffi::with_writable_bytes(&target, |bytes| slf.get().state.lock().read(bytes));
+        let (len, more) = match read.and_then(|read| read.or_os_error(slf.py())) {
+            Ok(Read::NotReady) => return Ok(()),
+            Ok(Read::End) => return Self::on_end(slf, context),
+            Ok(Read::Received(len)) => (len, None),
+            Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
+            Err(error) => {
+                return Self::fatal_error(slf, error, "Fatal read error on socket transport");
+            }
+        };
+        slf.get().expect_event(more);
+        if len == 0 {
+            return Ok(());
+        }
+        let called = ffi::in_context(context, || buffer_updated.call1((len,)));
+        Self::check_protocol_call(slf, called, "buffer_updated").map(|_| ())
+    }
+
+    /// The peer has shut down its side.
+    pub(super) fn on_end(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
+        let py = slf.py();
+        log_debug(slf, "%r received EOF")?;
+        let Some(protocol) = slf.get().protocol(py) else {
+            return Ok(());
+        };
+        let called = ffi::in_context(context, || {
+            protocol.bind(py).call_method0(intern!(py, "eof_received"))?.is_truthy()
+        });
+        match Self::check_protocol_call(slf, called, "eof_received")? {
+            None => Ok(()),
+            // The protocol may go on to write, but there is nothing more to read.
+            Some(true) => {
+                slf.get().state.lock().reader_active = false;
+                Self::update_interest(slf);
+                Ok(())
+            }
+            Some(false) => Self::close_here(slf),
+        }
+    }
+
+    pub(super) fn pause_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        {
+            let mut state = slf.get().state.lock();
+            if !state.is_reading() {
+                return Ok(());
+            }
+            state.paused = true;
+            state.reader_active = false;
+        }
+        Self::update_interest(slf);
+        log_debug(slf, "%r pauses reading")
+    }
+
+    pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let context = ffi::copy_context(slf.py())?;
+        let (old_context, event) = {
+            let mut state = slf.get().state.lock();
+            if state.closing || !state.paused {
+                return Ok(());
+            }
+            state.paused = false;
+            let old = state.objects.as_mut().map(|objects| {
+                let receiver = objects.read_path.receiver.clone_ref(slf.py());
+                std::mem::replace(&mut objects.read_path, Arc::new(ReadPath { receiver, context }))
+            });
+            (old, state.activate_reader())
+        };
+        drop(old_context);
+        Self::update_interest(slf);
+        slf.get().expect_event(event);
+        log_debug(slf, "%r resumes reading")
+    }
+}

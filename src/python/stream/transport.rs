@@ -1,0 +1,138 @@
+//! The transport object: what it is made of, where it lives, and how calls get there.
+
+use super::state::StreamState;
+use crate::driving::registration::Event;
+use crate::python::event_loop::EventLoop;
+use crate::python::handle::must_propagate;
+use crate::python::imports;
+use crate::python::shard::{Shard, Work};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyDict;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A call on a transport that was made on another thread than its own.
+pub(crate) enum Remote {
+    Write(PyBackedBytes),
+    WriteEof,
+    PauseReading,
+    ResumeReading,
+    Close,
+    Abort(Option<Py<PyAny>>),
+}
+
+/// A stream transport on a connected socket.
+#[pyclass(frozen, subclass, weakref, dict, module = "rloop._rloop")]
+pub(crate) struct StreamTransport {
+    pub(super) state: Mutex<StreamState>,
+    pub(super) fd: RawFd,
+    /// Tells the transports that had this descriptor apart.
+    pub(super) generation: u64,
+    /// Where the transport lives.
+    pub(super) home: Arc<Shard>,
+    /// Whether the shard keeps it alive; only the home thread changes this.
+    pub(super) attached: AtomicBool,
+}
+
+impl StreamTransport {
+    pub(super) fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+        let state = self.state.lock();
+        state.objects.as_ref().map(|objects| objects.event_loop.clone_ref(py).into_bound(py))
+    }
+
+    pub(super) fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let state = self.state.lock();
+        state.objects.as_ref().map(|objects| objects.protocol.clone_ref(py))
+    }
+
+    /// Forwards `call` if this is not the thread it has to run on; true if it did.
+    pub(super) fn forward(
+        slf: &Bound<'_, Self>,
+        call: impl FnOnce() -> PyResult<Remote>,
+    ) -> PyResult<bool> {
+        let home = &slf.get().home;
+        if home.is_elsewhere() {
+            home.push(Work::Remote(slf.clone().unbind(), Box::new(call()?)));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Runs a forwarded call.
+    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        match call {
+            Remote::Write(data) => {
+                Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
+            }
+            Remote::WriteEof => slf.get().write_eof_here(slf.py()),
+            Remote::PauseReading => Self::pause_here(slf),
+            Remote::ResumeReading => Self::resume_here(slf),
+            Remote::Close => Self::close_here(slf),
+            Remote::Abort(error) => Self::force_close(slf, error),
+        }
+    }
+
+    /// Lets the shard keep the transport alive while it is reading or has something to send, as a
+    /// selector would, and no longer.
+    pub(super) fn update_interest(slf: &Bound<'_, Self>) {
+        let this = slf.get();
+        let wanted = this.state.lock().is_interested();
+        if wanted != this.attached.swap(wanted, Ordering::Relaxed) {
+            if wanted {
+                drop(this.home.attach_stream(this.fd, this.generation, slf.clone().unbind()));
+            } else {
+                drop(this.home.detach_stream(this.fd, this.generation));
+            }
+        }
+    }
+
+    /// Queues an event that the driver will not deliver.
+    pub(super) fn expect_event(&self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.home.push(Work::Event(event));
+        }
+    }
+
+    /// Handles a failed protocol method: `Ok(None)` after the error was dealt with.
+    #[inline]
+    pub(super) fn check_protocol_call<R>(
+        slf: &Bound<'_, Self>,
+        called: PyResult<R>,
+        method: &str,
+    ) -> PyResult<Option<R>> {
+        match called {
+            Ok(result) => Ok(Some(result)),
+            Err(error) if must_propagate(slf.py(), &error) => Err(error),
+            Err(error) => {
+                let message = format!("Fatal error: protocol.{method}() call failed.");
+                Self::fatal_error(slf, error, &message).map(|()| None)
+            }
+        }
+    }
+
+    /// Tells the loop's exception handler.
+    pub(super) fn report(slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        let Some(event_loop) = slf.get().event_loop(py) else {
+            return Ok(());
+        };
+        let report = PyDict::new(py);
+        report.set_item("message", message)?;
+        report.set_item("exception", error)?;
+        report.set_item("transport", slf)?;
+        report.set_item("protocol", slf.get().protocol(py))?;
+        event_loop.call_method1("call_exception_handler", (report,))?;
+        Ok(())
+    }
+}
+
+pub(super) fn log_debug(slf: &Bound<'_, StreamTransport>, message: &str) -> PyResult<()> {
+    let py = slf.py();
+    if slf.get().event_loop(py).is_some_and(|event_loop| event_loop.get().is_debug()) {
+        imports::logger(py)?.call_method1("debug", (message, slf))?;
+    }
+    Ok(())
+}

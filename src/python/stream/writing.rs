@@ -1,0 +1,262 @@
+//! From `write()` to the socket: at once if nothing waits, else through the queue; and flow control.
+
+use super::state::{Flushed, Objects};
+use super::transport::{Remote, StreamTransport};
+use crate::python::error::{OrOsError, os_error};
+use crate::python::handle::must_propagate;
+use crate::python::{buffer, ffi, imports};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+use rloop_core::flow::FlowChange;
+
+/// After so many writes on a lost connection each further one is logged, as in
+/// `asyncio.constants`.
+const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
+
+/// How a write that is not finished went.
+enum Written {
+    /// The kernel took so many bytes.
+    Partly(usize),
+    /// The connection is gone; so many writes came after that, plus one.
+    Lost(u32),
+    Failed(std::io::Error),
+}
+
+impl StreamTransport {
+    pub(super) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let bytes = data.cast::<PyBytes>();
+        if bytes.is_err() {
+            buffer::check(data)?;
+        }
+        if Self::forward(slf, || buffer::snapshot(data).map(Remote::Write))? {
+            return Ok(());
+        }
+        match bytes {
+            Ok(bytes) => Self::write_checked(slf, bytes.as_bytes(), || buffer::snapshot(data)),
+            Err(_) => ffi::with_bytes(data, |bytes| {
+                Self::write_checked(slf, bytes, || buffer::snapshot(data))
+            })?,
+        }
+    }
+
+    /// Writes checked bytes: at once if nothing waits, and the rest when the socket has room.
+    pub(super) fn write_checked(
+        slf: &Bound<'_, Self>,
+        bytes: &[u8],
+        snapshot: impl FnOnce() -> PyResult<PyBackedBytes>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let written = {
+            let mut state = slf.get().state.lock();
+            if state.eof_written || state.empty_waiter.is_some() {
+                state.check_writable("write")?;
+            }
+            if state.note_lost_write() {
+                Written::Lost(state.lost)
+            } else {
+                match state.write_now(bytes) {
+                    Ok(sent) if sent == bytes.len() => return Ok(()),
+                    Ok(sent) => Written::Partly(sent),
+                    Err(error) => Written::Failed(error),
+                }
+            }
+        };
+        let sent = match written {
+            Written::Partly(sent) => sent,
+            Written::Lost(count) => return warn_about_lost_write(py, count),
+            Written::Failed(error) => {
+                return Self::fatal_error(
+                    slf,
+                    os_error(py, &error),
+                    "Fatal write error on socket transport",
+                );
+            }
+        };
+        Self::enqueue(slf, snapshot()?, sent)
+    }
+
+    pub(super) fn enqueue(
+        slf: &Bound<'_, Self>,
+        data: PyBackedBytes,
+        offset: usize,
+    ) -> PyResult<()> {
+        let context = ffi::copy_context(slf.py())?;
+        let (change, old_context) = {
+            let mut state = slf.get().state.lock();
+            let starts = state.queue.is_empty();
+            let change = state.enqueue(data, offset);
+            let old_context = match &mut state.objects {
+                Some(objects) if starts => objects.write_context.replace(context),
+                _ => Some(context),
+            };
+            (change, old_context)
+        };
+        drop(old_context);
+        Self::update_interest(slf);
+        match change {
+            Ok(change) => Self::apply_flow_change(slf, change),
+            Err(error) => {
+                let error = os_error(slf.py(), &error);
+                Self::fatal_error(slf, error, "Fatal write error on socket transport")
+            }
+        }
+    }
+
+    /// Queues all of `chunks` and sends them together.
+    pub(super) fn write_chunks(slf: &Bound<'_, Self>, chunks: Vec<PyBackedBytes>) -> PyResult<()> {
+        let py = slf.py();
+        let lost = {
+            let mut state = slf.get().state.lock();
+            state.note_lost_write().then_some(state.lost)
+        };
+        if let Some(count) = lost {
+            return warn_about_lost_write(py, count);
+        }
+        let context = ffi::copy_context(py)?;
+        let mut used = Vec::new();
+        let (flushed, change, old_context) = {
+            let mut state = slf.get().state.lock();
+            let old_context = match &mut state.objects {
+                Some(objects) => objects.write_context.replace(context),
+                None => Some(context),
+            };
+            for chunk in chunks {
+                state.queue.push(chunk, 0);
+            }
+            let flushed = state.flush(&mut used);
+            let buffered = state.queue.len();
+            let change = match flushed {
+                Ok(Flushed::Partly) => state.flow.grown(buffered),
+                _ => FlowChange::Unchanged,
+            };
+            (flushed, change, old_context)
+        };
+        drop((used, old_context));
+        Self::update_interest(slf);
+        match flushed {
+            Ok(_) => Self::apply_flow_change(slf, change),
+            Err(error) => Self::write_failed(slf, os_error(py, &error)),
+        }
+    }
+
+    /// The socket has room again.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn on_writable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let context = {
+            let state = slf.get().state.lock();
+            if state.lost > 0 || state.queue.is_empty() {
+                return Ok(());
+            }
+            match &state.objects {
+                Some(Objects { write_context: Some(context), .. }) => context.clone_ref(py),
+                _ => return Ok(()),
+            }
+        };
+        let mut outcome = Ok(());
+        ffi::in_context(context.bind(py), || {
+            outcome = Self::flush(slf);
+            Ok(())
+        })?;
+        outcome
+    }
+
+    /// Sends what is queued, and does what waits for the queue to be empty.
+    pub(super) fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let mut used = Vec::new();
+        let (flushed, change) = {
+            let mut state = slf.get().state.lock();
+            let flushed = state.flush(&mut used);
+            let buffered = state.queue.len();
+            (flushed, state.flow.shrunk(buffered))
+        };
+        drop(used);
+        Self::update_interest(slf);
+        if let Err(error) = flushed {
+            return Self::write_failed(slf, os_error(py, &error));
+        }
+        Self::apply_flow_change(slf, change)?;
+        // resume_writing() may have queued more.
+        let (waiter, closing) = {
+            let state = slf.get().state.lock();
+            if !state.queue.is_empty() {
+                return Ok(());
+            }
+            (
+                state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py)),
+                state.closing && state.lost == 0,
+            )
+        };
+        if let Some(waiter) = waiter {
+            waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
+        }
+        if closing {
+            slf.get().state.lock().lost += 1;
+            return Self::connection_lost(slf, None);
+        }
+        if slf.get().state.lock().eof_written {
+            return slf.get().shutdown_write(py);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        let waiter =
+            slf.get().state.lock().empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py));
+        let exception = error.clone_ref(py);
+        Self::fatal_error(slf, error, "Fatal write error on socket transport")?;
+        if let Some(waiter) = waiter {
+            waiter.call_method1(py, intern!(py, "set_exception"), (exception,))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn apply_flow_change(slf: &Bound<'_, Self>, change: FlowChange) -> PyResult<()> {
+        let py = slf.py();
+        let method = match change {
+            FlowChange::Unchanged => return Ok(()),
+            FlowChange::Pause => "pause_writing",
+            FlowChange::Resume => "resume_writing",
+        };
+        let Some(protocol) = slf.get().protocol(py) else {
+            return Ok(());
+        };
+        match protocol.call_method0(py, method) {
+            Ok(_) => Ok(()),
+            Err(error) if must_propagate(py, &error) => Err(error),
+            Err(error) => Self::report(slf, &format!("protocol.{method}() failed"), error),
+        }
+    }
+
+    pub(super) fn write_eof_here(&self, py: Python<'_>) -> PyResult<()> {
+        let shut_down = {
+            let mut state = self.state.lock();
+            if state.closing || state.eof_written {
+                return Ok(());
+            }
+            state.eof_written = true;
+            state.queue.is_empty()
+        };
+        if shut_down { self.shutdown_write(py) } else { Ok(()) }
+    }
+
+    pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
+        match &self.state.lock().registration {
+            Some(registration) => registration.shutdown_write().or_os_error(py),
+            None => Ok(()),
+        }
+    }
+}
+
+fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {
+    if count > LOG_THRESHOLD_FOR_CONNLOST_WRITES {
+        imports::logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
+    }
+    Ok(())
+}
