@@ -15,6 +15,7 @@ __all__ = [
     "ThreadSafeHandle",
     "TimerHandle",
     "_after_fork_in_child",
+    "_park_running_loops",
 ]
 
 _Ts = TypeVarTuple("_Ts")
@@ -155,3 +156,4 @@ class StreamTransport:
     def writelines(self, list_of_data: Any) -> None: ...
 
 def _after_fork_in_child() -> None: ...
+def _park_running_loops() -> None: ...

@@ -6,6 +6,7 @@ own signatures and semantics. This module joins the two.
 """
 
 import asyncio
+import atexit
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from rloop._transport import SocketTransport
 __all__ = ["TokioLoop"]
 
 os.register_at_fork(after_in_child=_rloop._after_fork_in_child)
+atexit.register(_rloop._park_running_loops)
 
 
 class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]

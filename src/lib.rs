@@ -19,13 +19,19 @@ mod _rloop {
     use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
     #[pymodule_export]
     use crate::python::stream::StreamTransport;
-    use crate::python::{ffi, stream};
+    use crate::python::{exit, ffi, stream};
     use pyo3::prelude::*;
 
     /// Called in the child of a `fork()`.
     #[pyfunction]
     fn _after_fork_in_child() {
         process::after_fork_in_child();
+    }
+
+    /// Called by `atexit`.
+    #[pyfunction]
+    fn _park_running_loops(py: Python<'_>) {
+        exit::park_all(py);
     }
 
     #[pymodule_init]

@@ -9,6 +9,7 @@
 //! | the stream transport | `stream` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
+//! | the end of the interpreter | `exit` |
 //! | Python objects that Rust looks up by name | `imports` |
 //! | C-API calls that PyO3 lacks (the unsafe fence) | `ffi` |
 //!
@@ -18,6 +19,7 @@
 pub(crate) mod buffer;
 pub(crate) mod error;
 pub(crate) mod event_loop;
+pub(crate) mod exit;
 pub(crate) mod ffi;
 pub(crate) mod handle;
 pub(crate) mod imports;

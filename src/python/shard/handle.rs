@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub(super) struct Running {
     pub(super) shard: u64,
@@ -41,6 +41,8 @@ pub(crate) struct Shard {
     /// `None` once the loop is closed.
     pub(super) io: Mutex<Option<Arc<ShardIo>>>,
     pub(super) process: process::Stamp,
+    /// The interpreter ends: no further turn is taken.
+    pub(super) retired: AtomicBool,
 }
 
 /// The descriptors of a shard.
@@ -68,6 +70,7 @@ impl Shard {
             parked: Mutex::new(Some(Local::new())),
             io: Mutex::new(Some(Arc::new(ShardIo::new()?))),
             process: process::Stamp::new(),
+            retired: AtomicBool::new(false),
         })
     }
 
@@ -128,6 +131,16 @@ impl Shard {
         if self.inbox.notify() == Wake::Needed {
             self.wake();
         }
+    }
+
+    /// Makes the thread that drives the shard park for ever once its callback has returned.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.notify();
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// Notes that a timer was cancelled.

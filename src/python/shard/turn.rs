@@ -6,6 +6,7 @@ use crate::driving::driver;
 use crate::driving::registration::Direction;
 use crate::python::error::OrOsError;
 use crate::python::event_loop::EventLoop;
+use crate::python::exit;
 use crate::python::ffi;
 use crate::python::ffi::Detached;
 use crate::python::handle::Scheduled;
@@ -14,12 +15,15 @@ use crate::python::watches::Watches;
 use pyo3::prelude::*;
 use rloop_core::inbox::Park;
 use std::io;
+use std::sync::Arc;
 use std::task::Poll;
 
 /// How a turn ends.
 enum Wait {
     /// The loop stops.
     Never,
+    /// The interpreter ends.
+    Forever,
     /// Something is ready: ask the kernel without blocking.
     Poll,
     /// Wait until something comes.
@@ -56,9 +60,10 @@ impl Shard {
     /// # Errors
     /// What a callback or a signal handler raised to end the run, and `RuntimeError` if another
     /// thread drives the shard.
-    pub(crate) fn run(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+    pub(crate) fn run(self: &Arc<Self>, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
         let io = self.io()?;
         let _seat = Seat::take(self)?;
+        let run = exit::Run::begin(self);
         let owner = event_loop.clone().unbind();
         let take_turn =
             |thread: &Detached| thread.attached(|py| self.take_turn(owner.bind(py), &io));
@@ -67,6 +72,7 @@ impl Shard {
                 loop {
                     let may_block = match take_turn(thread)? {
                         Wait::Never => return Ok(()),
+                        Wait::Forever => run.park_for_ever(),
                         Wait::Poll => false,
                         Wait::Park => true,
                     };
@@ -78,6 +84,7 @@ impl Shard {
         ffi::detached(event_loop.py(), |thread| {
             io.driver.run(|context| match take_turn(thread) {
                 Ok(Wait::Never) => Poll::Ready(Ok(())),
+                Ok(Wait::Forever) => run.park_for_ever(),
                 Ok(Wait::Poll) => {
                     context.waker().wake_by_ref();
                     Poll::Pending
@@ -91,6 +98,9 @@ impl Shard {
     /// One turn of the loop; returns how to wait for the next.
     fn take_turn(&self, event_loop: &Bound<'_, EventLoop>, io: &ShardIo) -> PyResult<Wait> {
         let py = event_loop.py();
+        if self.is_retired() {
+            return Ok(Wait::Forever);
+        }
         let turn = self.begin_turn(py, &io.watches)?;
         // What comes from outside wakes tasks; they run in the same turn.
         let mut may_wake = turn.events + turn.arrived > 0;

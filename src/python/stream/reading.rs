@@ -87,7 +87,7 @@ impl StreamTransport {
                     return Ok(());
                 };
                 let called =
-                    ffi::in_context(path.context.bind(py), || data_received.call(data.into_any()));
+                    ffi::in_context(path.context.bind(py), || data_received.call(data.as_any()));
                 Self::check_protocol_call(slf, called, "data_received").map(|_| ())
             }
             Received::Wanted(path) => Self::receive_into(slf, &path),

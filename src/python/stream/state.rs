@@ -51,7 +51,7 @@ impl PacketMethod {
         }
     }
 
-    pub(crate) fn call<'py>(&self, argument: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    pub(crate) fn call<'py>(&self, argument: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = argument.py();
         match self {
             Self::Bound { function, receiver } => {
