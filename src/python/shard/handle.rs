@@ -135,12 +135,13 @@ impl Shard {
 
     /// Makes the thread that drives the shard park for ever once its callback has returned.
     pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        // The inbox, which `notify` goes through, orders this before the turn that sees it.
+        self.retired.store(true, Ordering::Relaxed);
         self.notify();
     }
 
     pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Acquire)
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Notes that a timer was cancelled.

@@ -88,7 +88,10 @@ impl StreamTransport {
                 };
                 let called =
                     ffi::in_context(path.context.bind(py), || data_received.call(data.as_any()));
-                Self::check_protocol_call(slf, called, "data_received").map(|_| ())
+                match called {
+                    Ok(_) => Ok(()),
+                    Err(error) => Self::protocol_failed(slf, error, "data_received"),
+                }
             }
             Received::Wanted(path) => Self::receive_into(slf, &path),
             Received::End(path) => Self::on_end(slf, path.context.bind(py)),
@@ -116,8 +119,9 @@ impl StreamTransport {
             }
             Ok(target)
         });
-        let Some(target) = Self::check_protocol_call(slf, called, "get_buffer")? else {
-            return Ok(());
+        let target = match called {
+            Ok(target) => target,
+            Err(error) => return Self::protocol_failed(slf, error, "get_buffer"),
         };
         let read = ffi::with_writable_bytes(&target, |bytes| slf.get().state.lock().read(bytes));
         let (len, more) = match read.and_then(|read| read.or_os_error(slf.py())) {
@@ -134,7 +138,10 @@ impl StreamTransport {
             return Ok(());
         }
         let called = ffi::in_context(context, || buffer_updated.call1((len,)));
-        Self::check_protocol_call(slf, called, "buffer_updated").map(|_| ())
+        match called {
+            Ok(_) => Ok(()),
+            Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
+        }
     }
 
     /// The peer has shut down its side.
@@ -147,15 +154,15 @@ impl StreamTransport {
         let called = ffi::in_context(context, || {
             protocol.bind(py).call_method0(intern!(py, "eof_received"))?.is_truthy()
         });
-        match Self::check_protocol_call(slf, called, "eof_received")? {
-            None => Ok(()),
+        match called {
+            Err(error) => Self::protocol_failed(slf, error, "eof_received"),
             // The protocol may go on to write, but there is nothing more to read.
-            Some(true) => {
+            Ok(true) => {
                 slf.get().state.lock().reader_active = false;
                 Self::update_interest(slf);
                 Ok(())
             }
-            Some(false) => Self::close_here(slf),
+            Ok(false) => Self::close_here(slf),
         }
     }
 

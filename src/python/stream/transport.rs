@@ -96,21 +96,20 @@ impl StreamTransport {
         }
     }
 
-    /// Handles a failed protocol method: `Ok(None)` after the error was dealt with.
-    #[inline]
-    pub(super) fn check_protocol_call<R>(
+    /// Deals with a protocol method that raised: reports it and ends the connection.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt`, which leave the loop.
+    #[cold]
+    pub(super) fn protocol_failed(
         slf: &Bound<'_, Self>,
-        called: PyResult<R>,
+        error: PyErr,
         method: &str,
-    ) -> PyResult<Option<R>> {
-        match called {
-            Ok(result) => Ok(Some(result)),
-            Err(error) if must_propagate(slf.py(), &error) => Err(error),
-            Err(error) => {
-                let message = format!("Fatal error: protocol.{method}() call failed.");
-                Self::fatal_error(slf, error, &message).map(|()| None)
-            }
+    ) -> PyResult<()> {
+        if must_propagate(slf.py(), &error) {
+            return Err(error);
         }
+        Self::fatal_error(slf, error, &format!("Fatal error: protocol.{method}() call failed."))
     }
 
     /// Tells the loop's exception handler.
