@@ -1,0 +1,132 @@
+"""Fixtures of every suite: the loop under test, coroutine tests, the leak guard.
+
+A test that takes ``loop_name``, ``loop_factory`` or ``loop`` runs once for each loop; a coroutine
+test runs on ``loop`` whether it names it or not. ``--loop NAME`` (repeatable) chooses the loops.
+Warnings are errors here (pyproject.toml), so what is garbage-collected unclosed becomes an
+unraisable error, which the leak guard reports.
+"""
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.leaks import SETTLING_TIME, LeakGuard
+from support.loops import DEFAULT_LOOPS, KNOWN_LOOPS, LoopFactory, factory_of
+
+if TYPE_CHECKING:
+    from support.tls import Authority
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--loop",
+        action="append",
+        choices=KNOWN_LOOPS,
+        help=f"run the tests on this loop (repeatable; default: {', '.join(DEFAULT_LOOPS)})",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "slow: takes more than two seconds; runs by default",
+        "only_on(*names): the promise is made by these loops alone",
+        "fails_on(name, reason=, when=True): a known defect of another loop, strictly expected",
+    ):
+        config.addinivalue_line("markers", line)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "loop_name" not in metafunc.fixturenames:
+        return
+    names = metafunc.config.getoption("loop") or DEFAULT_LOOPS
+    only = metafunc.definition.get_closest_marker("only_on")
+    if only is not None:
+        names = [name for name in names if name in only.args]
+    metafunc.parametrize("loop_name", names)
+
+
+def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
+    if inspect.iscoroutinefunction(obj) and collector.istestfunction(obj, name):
+        pytest.mark.usefixtures("loop")(obj)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        for defect in item.iter_markers("fails_on"):
+            if (
+                callspec is not None
+                and callspec.params.get("loop_name") in defect.args
+                and defect.kwargs.get("when", True)
+            ):
+                item.add_marker(pytest.mark.xfail(strict=True, reason=defect.kwargs["reason"]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    loop: Any = pyfuncitem.funcargs["loop"]
+    loop.run_until_complete(pyfuncitem.obj(**arguments))
+    return True
+
+
+@pytest.fixture(autouse=True)
+def guard() -> Iterator[LeakGuard]:
+    """The leak guard around this test; take out of it what the test provokes on purpose."""
+    with LeakGuard().watching() as watched:
+        yield watched
+
+
+@pytest.fixture
+def loop_factory(loop_name: str, guard: LeakGuard) -> LoopFactory:
+    """Make loops whose exception handler calls reach the guard; the test closes them."""
+    make = factory_of(loop_name)
+
+    def make_guarded() -> asyncio.AbstractEventLoop:
+        loop = make()
+        loop.set_exception_handler(guard.record)
+        guard.loops.append(loop)
+        return loop
+
+    return make_guarded
+
+
+async def _wind_up(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
+    """Shut down what the loop runs; return the tasks that did not end by themselves."""
+    forgotten = asyncio.all_tasks() - {asyncio.current_task()}
+    if forgotten:
+        _, forgotten = await asyncio.wait(forgotten, timeout=SETTLING_TIME)
+    for task in forgotten:
+        task.cancel()
+    await asyncio.gather(*forgotten, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+    return forgotten
+
+
+@pytest.fixture
+def loop(loop_factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
+    """A new loop, closed after the test; a task that does not end by itself fails the test."""
+    loop = loop_factory()
+    with contextlib.closing(loop):
+        yield loop
+        if loop.is_closed():
+            return
+        forgotten = loop.run_until_complete(_wind_up(loop))
+        assert not forgotten, f"the test left tasks behind: {forgotten!r}"
+
+
+@pytest.fixture(scope="session")
+def authority() -> "Authority":
+    """The certificate authority that every TLS test of the run trusts."""
+    # Imported here, so that suites without TLS need no package that makes certificates.
+    from support.tls import Authority
+
+    return Authority()

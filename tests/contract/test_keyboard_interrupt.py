@@ -1,0 +1,234 @@
+"""Ctrl-C: a real SIGINT in every phase of a program, each in a process of its own."""
+
+import signal
+
+import pytest
+
+from support.programs import run_program
+
+#: Sends SIGINT to this process from another thread, ``count`` times.
+SEND = """
+import asyncio, os, signal, sys, threading, time
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+def interrupt_from_a_thread():
+    threading.Thread(target=interrupt).start()
+"""
+
+PHASES = {
+    "the loop waits for an event": """
+        loop.call_soon(interrupt_from_a_thread)
+        loop.run_forever()
+    """,
+    "a callback runs": """
+        def callback():
+            interrupt()
+            while True:
+                time.sleep(0)
+        loop.call_soon(callback)
+        loop.run_forever()
+    """,
+    "a task step runs": """
+        async def step():
+            interrupt()
+            while True:
+                time.sleep(0)
+        loop.run_until_complete(step())
+    """,
+    "a timer is pending": """
+        loop.call_later(3600, print)
+        loop.call_later(0.01, interrupt_from_a_thread)
+        loop.run_forever()
+    """,
+    "a reader callback runs": """
+        import socket
+        ours, peer = socket.socketpair()
+        peer.send(b"x")
+        def read():
+            loop.remove_reader(ours)
+            interrupt()
+            while True:
+                time.sleep(0)
+        loop.add_reader(ours, read)
+        loop.run_forever()
+    """,
+    "a protocol method runs": """
+        import socket
+        ours, peer = socket.socketpair()
+        class Protocol(asyncio.Protocol):
+            def data_received(self, data):
+                interrupt()
+                while True:
+                    time.sleep(0)
+        transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
+        peer.send(b"x")
+        loop.run_forever()
+    """,
+    "an executor works": """
+        release = threading.Event()
+        call = loop.run_in_executor(None, release.wait, 20)
+        loop.call_soon(interrupt_from_a_thread)
+        try:
+            loop.run_until_complete(call)
+        finally:
+            release.set()
+            loop.run_until_complete(loop.shutdown_default_executor())
+    """,
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_without_a_runner_ctrl_c_leaves_the_run_and_the_loop_stays_usable(
+    loop_name: str, phase: str
+) -> None:
+    body = "\n".join("        " + line for line in PHASES[phase].splitlines())
+    program = f"""{SEND}
+loop = new_loop()
+try:
+    if True:
+{body}
+except KeyboardInterrupt:
+    assert not loop.is_running()
+    print("interrupted", loop.run_until_complete(asyncio.sleep(0, "usable")))
+loop.close()
+"""
+    outcome = run_program(program, loop_name, options=["-W", "ignore::ResourceWarning"])
+    assert (outcome.returncode, outcome.stdout) == (0, "interrupted usable\n"), outcome.stderr
+
+
+RUNNER = f"""{SEND}
+def run(main):
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(main)
+"""
+
+
+def test_the_runner_cancels_the_main_task_and_raises_keyboard_interrupt(loop_name: str) -> None:
+    program = f"""{RUNNER}
+async def main():
+    try:
+        asyncio.get_running_loop().call_soon(interrupt_from_a_thread)
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        await asyncio.sleep(0.01)
+        print("cleaned up")
+        raise
+
+try:
+    run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    outcome = run_program(program, loop_name)
+    assert outcome.stdout == "cleaned up\ninterrupted\n", outcome.stderr
+    assert outcome.returncode == 0
+    assert outcome.stderr == ""
+
+
+def test_an_uncaught_ctrl_c_ends_the_process_by_the_signal(loop_name: str) -> None:
+    program = f"""{RUNNER}
+async def main():
+    asyncio.get_running_loop().call_soon(interrupt_from_a_thread)
+    await asyncio.sleep(3600)
+
+run(main())
+"""
+    outcome = run_program(program, loop_name)
+    assert outcome.returncode == -signal.SIGINT
+    assert outcome.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_a_second_ctrl_c_interrupts_a_main_task_that_does_not_yield(loop_name: str) -> None:
+    program = f"""{RUNNER}
+async def main():
+    interrupt()
+    interrupt()
+    while True:
+        time.sleep(0)
+
+try:
+    run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    outcome = run_program(program, loop_name)
+    assert outcome.stdout == "interrupted\n", outcome.stderr
+
+
+def test_a_main_task_that_survives_its_cancellation_returns_its_result(loop_name: str) -> None:
+    program = f"""{RUNNER}
+async def main():
+    asyncio.get_running_loop().call_soon(interrupt_from_a_thread)
+    try:
+        await asyncio.sleep(3600)
+    except asyncio.CancelledError:
+        return "survived"
+
+print(run(main()))
+"""
+    outcome = run_program(program, loop_name)
+    assert outcome.stdout == "survived\n", outcome.stderr
+
+
+def test_the_runner_leaves_a_users_own_sigint_handler_alone(loop_name: str) -> None:
+    program = f"""{RUNNER}
+received = []
+signal.signal(signal.SIGINT, lambda *_: received.append("mine"))
+
+async def main():
+    interrupt()
+    while not received:
+        await asyncio.sleep(0)
+    return received
+
+print(run(main()))
+"""
+    outcome = run_program(program, loop_name)
+    assert outcome.stdout == "['mine']\n", outcome.stderr
+
+
+def test_ctrl_c_during_the_runners_closing_still_closes_the_loop(loop_name: str) -> None:
+    program = f"""{RUNNER}
+async def main():
+    async def stubborn():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            interrupt_from_a_thread()
+            await asyncio.sleep(3600)
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+
+runner = asyncio.Runner(loop_factory=new_loop)
+try:
+    with runner:
+        loop = runner.get_loop()
+        runner.run(main())
+except KeyboardInterrupt:
+    print("interrupted", loop.is_closed())
+"""
+    outcome = run_program(program, loop_name)
+    assert outcome.stdout == "interrupted True\n", outcome.stderr
+
+
+def test_ctrl_c_goes_to_the_main_thread_when_the_loop_runs_in_another(loop_name: str) -> None:
+    program = f"""{SEND}
+loop = new_loop()
+started = threading.Event()
+loop.call_soon(started.set)
+thread = threading.Thread(target=loop.run_forever)
+thread.start()
+started.wait()
+try:
+    interrupt()
+    threading.Event().wait(20)
+except KeyboardInterrupt:
+    print("main thread interrupted", loop.is_running())
+loop.call_soon_threadsafe(loop.stop)
+thread.join()
+loop.close()
+"""
+    outcome = run_program(program, loop_name)
+    assert outcome.stdout == "main thread interrupted True\n", outcome.stderr

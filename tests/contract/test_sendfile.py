@@ -1,0 +1,233 @@
+"""sendfile and sock_sendfile: exact bytes, exact counts, and the order around them."""
+
+import asyncio
+import io
+import os
+import re
+import socket
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from support.peers import connected, open_pair, receive_exactly, receive_until_eof
+from support.protocols import RecordingProtocol
+from support.threads import eventually, in_thread, turns
+from support.tls import Authority, tls_connected
+
+Loop = asyncio.AbstractEventLoop
+
+CONTENT = os.urandom(3 << 20)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file with CONTENT."""
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    return path
+
+
+RANGES = [
+    (0, None, CONTENT),
+    (0, 1000, CONTENT[:1000]),
+    (5000, None, CONTENT[5000:]),
+    (5000, 70_000, CONTENT[5000:75_000]),
+    (len(CONTENT) - 10, 1000, CONTENT[-10:]),
+    (len(CONTENT), None, b""),
+    (len(CONTENT) + 5, 10, b""),
+]
+
+every_range = pytest.mark.parametrize(
+    ("offset", "count", "expected"),
+    RANGES,
+    ids=[f"{offset}+{count}" for offset, count, _ in RANGES],
+)
+
+
+@every_range
+async def test_a_transport_sends_exactly_the_range(
+    loop: Loop, kind: str, path: Path, offset: int, count: int | None, expected: bytes
+) -> None:
+    protocol = RecordingProtocol()
+    async with connected(protocol, kind) as (transport, peer):
+        receiving = in_thread(receive_until_eof, peer)
+        with path.open("rb") as file:
+            sent = await loop.sendfile(transport, file, offset, count)
+            assert sent == len(expected)
+            if expected:
+                assert file.tell() == offset + len(expected)
+        transport.close()
+        assert await receiving == expected
+
+
+@every_range
+async def test_a_socket_sends_exactly_the_range(
+    loop: Loop, kind: str, path: Path, offset: int, count: int | None, expected: bytes
+) -> None:
+    with open_pair(kind) as (ours, peer), path.open("rb") as file:
+        receiving = in_thread(receive_exactly, peer, len(expected))
+        assert await loop.sock_sendfile(ours, file, offset, count) == len(expected)
+        assert await receiving == expected
+        if expected:
+            assert file.tell() == offset + len(expected)
+
+
+async def test_what_was_written_before_and_after_keeps_its_place(
+    loop: Loop, kind: str, path: Path
+) -> None:
+    before, after = os.urandom(4 << 20), b"after"
+    async with connected(RecordingProtocol(), kind) as (transport, peer):
+        receiving = in_thread(receive_until_eof, peer)
+        transport.write(before)
+        with path.open("rb") as file:
+            assert await loop.sendfile(transport, file) == len(CONTENT)
+        transport.write(after)
+        transport.close()
+        assert await receiving == before + CONTENT + after
+
+
+async def test_writing_while_a_file_is_sent_is_refused(loop: Loop, path: Path) -> None:
+    async with connected(RecordingProtocol()) as (transport, peer):
+        with path.open("rb") as file:
+            sending = asyncio.ensure_future(loop.sendfile(transport, file))
+            await turns(3)
+            with pytest.raises(RuntimeError, match="unable to write; sendfile is in progress"):
+                transport.write(b"in between")
+            receiving = in_thread(receive_exactly, peer, len(CONTENT))
+            assert await sending == len(CONTENT)
+            assert await receiving == CONTENT
+
+
+async def test_reading_is_held_while_a_file_is_sent(loop: Loop, path: Path) -> None:
+    protocol = RecordingProtocol()
+    async with connected(protocol) as (transport, peer):
+        with path.open("rb") as file:
+            sending = asyncio.ensure_future(loop.sendfile(transport, file))
+            await turns(3)
+            peer.sendall(b"meanwhile")
+            await turns(5)
+            assert protocol.data == b""
+            receiving = in_thread(receive_exactly, peer, len(CONTENT))
+            await sending
+            await receiving
+        assert await protocol.received(9) == b"meanwhile"
+
+
+async def test_a_file_without_a_descriptor_is_sent_by_the_fallback(loop: Loop, kind: str) -> None:
+    async with connected(RecordingProtocol(), kind) as (transport, peer):
+        receiving = in_thread(receive_until_eof, peer)
+        assert await loop.sendfile(transport, io.BytesIO(CONTENT), 100, 200_000) == 200_000
+        transport.close()
+        assert await receiving == CONTENT[100:200_100]
+    with open_pair(kind) as (ours, peer):
+        receiving = in_thread(receive_exactly, peer, 200_000)
+        assert await loop.sock_sendfile(ours, io.BytesIO(CONTENT), 100, 200_000) == 200_000
+        assert await receiving == CONTENT[100:200_100]
+
+
+async def test_without_the_fallback_such_a_file_is_refused(loop: Loop) -> None:
+    async with connected(RecordingProtocol()) as (transport, _):
+        with pytest.raises(asyncio.SendfileNotAvailableError, match="not a regular file"):
+            await loop.sendfile(transport, io.BytesIO(CONTENT), fallback=False)
+    with (
+        open_pair("tcp") as (ours, _),
+        pytest.raises(asyncio.SendfileNotAvailableError, match="not a regular file"),
+    ):
+        await loop.sock_sendfile(ours, io.BytesIO(CONTENT), fallback=False)
+
+
+async def test_a_tls_transport_sends_by_the_fallback_alone(
+    loop: Loop, path: Path, authority: Authority
+) -> None:
+    async with tls_connected(RecordingProtocol(), authority) as (transport, peer):
+        receiving = in_thread(receive_exactly, peer, len(CONTENT))
+        with path.open("rb") as file:
+            with pytest.raises(
+                RuntimeError, match="fallback is disabled and native sendfile is not supported"
+            ):
+                await loop.sendfile(transport, file, fallback=False)
+            assert await loop.sendfile(transport, file) == len(CONTENT)
+        assert await receiving == CONTENT
+
+
+async def test_a_peer_that_goes_away_ends_it_with_an_error(loop: Loop, path: Path) -> None:
+    protocol = RecordingProtocol()
+    async with connected(protocol) as (transport, peer):
+        with path.open("rb") as file:
+            os.truncate(path, 256 << 20)
+            sending = asyncio.ensure_future(loop.sendfile(transport, file))
+            await in_thread(receive_exactly, peer, 1000)
+            peer.close()
+            with pytest.raises(ConnectionError):
+                await sending
+        await eventually(lambda: protocol.count("connection_lost"))
+
+
+async def test_a_cancelled_sock_sendfile_leaves_the_socket_usable(loop: Loop, path: Path) -> None:
+    with open_pair("unix") as (ours, peer), path.open("rb") as file:
+        sending = asyncio.ensure_future(loop.sock_sendfile(ours, file))
+        await turns(3)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await turns(1)
+        assert loop.remove_writer(ours) is False
+        receiving = in_thread(receive_until_eof, peer)
+        await loop.sock_sendall(ours, b"tail")
+        ours.close()
+        received = await receiving
+        assert received.endswith(b"tail")
+        assert CONTENT.startswith(received[:-4])
+
+
+WRONG_ARGUMENTS: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+    ("text", {}, ValueError, "file should be opened in binary mode"),
+    ("file", {"count": 0}, ValueError, "count must be a positive integer (got 0)"),
+    ("file", {"count": -5}, ValueError, "count must be a positive integer (got -5)"),
+    ("file", {"count": "1"}, TypeError, "count must be a positive integer (got '1')"),
+    ("file", {"offset": -1}, ValueError, "offset must be a non-negative integer (got -1)"),
+    ("file", {"offset": "1"}, TypeError, "offset must be a non-negative integer (got '1')"),
+]
+
+
+@pytest.mark.parametrize(("file_kind", "options", "error", "message"), WRONG_ARGUMENTS)
+async def test_arguments_that_make_no_sense_are_refused(
+    loop: Loop,
+    path: Path,
+    file_kind: str,
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    file: IO[Any] = path.open("r" if file_kind == "text" else "rb")
+    with file, open_pair("tcp") as (ours, _):
+        with pytest.raises(error, match=re.escape(message)):
+            await loop.sock_sendfile(ours, file, **options)
+        async with connected(RecordingProtocol()) as (transport, _):
+            with pytest.raises(error, match=re.escape(message)):
+                await loop.sendfile(transport, file, **options)
+
+
+async def test_a_datagram_socket_and_a_blocking_one_are_refused(loop: Loop, path: Path) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as ours, path.open("rb") as file:
+        ours.setblocking(False)
+        with pytest.raises(ValueError, match="only SOCK_STREAM type sockets are supported"):
+            await loop.sock_sendfile(ours, file)
+    loop.set_debug(True)
+    with (
+        socket.socket() as ours,
+        path.open("rb") as file,
+        pytest.raises(ValueError, match="the socket must be non-blocking"),
+    ):
+        await loop.sock_sendfile(ours, file)
+
+
+async def test_a_closing_transport_is_refused(loop: Loop, path: Path) -> None:
+    async with connected(RecordingProtocol()) as (transport, _):
+        transport.close()
+        with (
+            path.open("rb") as file,
+            pytest.raises(RuntimeError, match="Transport is closing"),
+        ):
+            await loop.sendfile(transport, file)

@@ -1,0 +1,29 @@
+"""Names the event loops that a contract test can run on and makes them.
+
+Called by the fixtures in ``tests/conftest.py`` and by the scripts that tests run in a process of
+their own (``support.programs``). A loop that cannot be imported raises ImportError: a missing
+loop is an error of the run, never a skipped test.
+"""
+
+import asyncio
+import importlib
+from collections.abc import Callable
+
+DEFAULT_LOOPS = ("asyncio", "rloop")
+KNOWN_LOOPS = ("asyncio", "rloop", "uvloop")
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def factory_of(loop_name: str) -> LoopFactory:
+    """Return the function that makes a new loop of that name.
+
+    Raises ValueError for a name that is not in KNOWN_LOOPS and ImportError if the package that
+    provides the loop is not installed.
+    """
+    if loop_name not in KNOWN_LOOPS:
+        raise ValueError(f"unknown loop {loop_name!r}: choose one of {', '.join(KNOWN_LOOPS)}")
+    if loop_name == "asyncio":
+        return asyncio.SelectorEventLoop
+    factory: LoopFactory = importlib.import_module(loop_name).new_event_loop
+    return factory

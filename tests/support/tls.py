@@ -1,0 +1,102 @@
+"""Certificates and TLS peers: a throw-away authority, and connections secured by it.
+
+Blocking peers use ``ssl.SSLSocket``; what the loop does with TLS is thus tested against OpenSSL's
+own socket layer. One authority serves the whole run (``authority`` in the contract's conftest).
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+
+import trustme
+
+from support.peers import stream_pair
+from support.threads import PEER_TIMEOUT, eventually, in_thread
+
+TLS_VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
+SERVER_NAME = "localhost"
+
+
+class Authority:
+    """Issues one certificate for SERVER_NAME and 127.0.0.1, and makes contexts that trust it."""
+
+    def __init__(self) -> None:
+        self._authority = trustme.CA()
+        self._leaf = self._authority.issue_cert(SERVER_NAME, "127.0.0.1")
+
+    def server_context(self, version: str | None = None) -> ssl.SSLContext:
+        """Return a context that presents the certificate, of one TLS version if it is named."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._leaf.configure_cert(context)
+        return self._limit(context, version)
+
+    def client_context(self, version: str | None = None) -> ssl.SSLContext:
+        """Return a context that trusts the authority, of one TLS version if it is named."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._authority.configure_trust(context)
+        return self._limit(context, version)
+
+    def mutual_server_context(self) -> ssl.SSLContext:
+        """Return a server's context that demands a certificate of the client."""
+        context = self.server_context()
+        self._authority.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def mutual_client_context(self) -> ssl.SSLContext:
+        """Return a client's context that presents the certificate too."""
+        context = self.client_context()
+        self._leaf.configure_cert(context)
+        return context
+
+    @staticmethod
+    def _limit(context: ssl.SSLContext, version: str | None) -> ssl.SSLContext:
+        if version is not None:
+            context.minimum_version = context.maximum_version = TLS_VERSIONS[version]
+        return context
+
+
+def wrap_server(context: ssl.SSLContext, peer: socket.socket) -> ssl.SSLSocket:
+    """Handshake as the server of a blocking socket; call it in a thread."""
+    return context.wrap_socket(peer, server_side=True)
+
+
+def wrap_client(context: ssl.SSLContext, peer: socket.socket) -> ssl.SSLSocket:
+    """Handshake as the client of a blocking socket; call it in a thread."""
+    return context.wrap_socket(peer, server_hostname=SERVER_NAME)
+
+
+@contextlib.asynccontextmanager
+async def tls_connected(
+    protocol: asyncio.BaseProtocol,
+    authority: Authority,
+    side: str = "client",
+    version: str | None = None,
+) -> AsyncIterator[tuple[asyncio.Transport, ssl.SSLSocket]]:
+    """Attach one end of a TLS connection to the protocol; give its transport and the peer.
+
+    ``side`` is the loop's role in the handshake. At the end the transport is aborted if the test
+    did not close it, and is waited for.
+    """
+    ours, peer = stream_pair("tcp")
+    loop = asyncio.get_running_loop()
+    server, client = authority.server_context(version), authority.client_context(version)
+    if side == "client":
+        wrapping = in_thread(wrap_server, server, peer)
+        transport, _ = await loop.create_connection(
+            lambda: protocol, sock=ours, ssl=client, server_hostname=SERVER_NAME
+        )
+    else:
+        wrapping = in_thread(wrap_client, client, peer)
+        accepted = await loop.connect_accepted_socket(lambda: protocol, ours, ssl=server)
+        transport = accepted[0]
+    with await wrapping as secured:
+        secured.settimeout(PEER_TIMEOUT)
+        try:
+            yield transport, secured
+        finally:
+            if ours.fileno() != -1:
+                transport.abort()
+            await eventually(lambda: ours.fileno() == -1)
