@@ -38,7 +38,7 @@ async def test_the_call_graph_of_a_waiting_task_is_known(loop: Loop) -> None:
     inner = loop.create_task(wait_inside(future), name="inner")
     waiter = loop.create_task(outer(), name="outer")
     await asyncio.sleep(0)
-    graph = asyncio.format_call_graph(inner)  # type: ignore[attr-defined]
+    graph = asyncio.format_call_graph(inner)
     assert "name='inner'" in graph
     assert "wait_inside()" in graph
     assert "name='outer'" in graph
