@@ -38,6 +38,9 @@ def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
         RuntimeError: if an event loop is running in this thread.
         ValueError: if `main` is not a coroutine (:exc:`TypeError` on newer versions of Python).
     """
+    if asyncio._get_running_loop() is not None:
+        # As asyncio.run() does: a Runner would fail on the way out, when it closes its loop.
+        raise RuntimeError("rloop.run() cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
         return runner.run(main)
 
