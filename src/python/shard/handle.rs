@@ -95,13 +95,22 @@ impl Shard {
     pub(super) fn with_local<R>(&self, operation: impl FnOnce(&mut Local) -> R) -> Option<R> {
         RUNNING.with_borrow_mut(|running| match running {
             Some(running) if running.shard == self.id => Some(operation(&mut running.local)),
-            _ => self.parked.lock().as_mut().map(operation),
+            _ => self.parked.lock().as_mut().map(|local| {
+                // What this thread pushed while the shard ran comes first.
+                self.inbox.drain_into(&mut local.ready);
+                operation(local)
+            }),
         })
+    }
+
+    /// True on the thread that drives the shard.
+    pub(crate) fn is_driven_here(&self) -> bool {
+        DRIVEN.get() == self.id
     }
 
     /// True on every thread but the one that drives the shard, while one does.
     pub(crate) fn is_elsewhere(&self) -> bool {
-        DRIVEN.get() != self.id && self.parked.lock().is_none()
+        !self.is_driven_here() && self.parked.lock().is_none()
     }
 
     /// Queues `work` behind what this thread queued before.

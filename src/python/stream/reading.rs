@@ -68,7 +68,7 @@ impl StreamTransport {
             }
             let (len, more) = match state.read(buffer) {
                 Ok(Read::Received(len)) => (len, None),
-                Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
+                Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().event(Direction::Read))),
                 Ok(Read::NotReady) => return Received::Nothing,
                 Ok(Read::End) => return Received::End(path),
                 Err(error) => return Received::Failed(error),
@@ -101,10 +101,6 @@ impl StreamTransport {
         }
     }
 
-    pub(super) fn read_event(&self) -> Event {
-        Event { fd: self.fd, generation: self.generation, direction: Direction::Read }
-    }
-
     pub(super) fn receive_into(slf: &Bound<'_, Self>, path: &ReadPath) -> PyResult<()> {
         let py = slf.py();
         let Receiver::Buffered { get_buffer, buffer_updated } = &path.receiver else {
@@ -128,7 +124,7 @@ impl StreamTransport {
             Ok(Read::NotReady) => return Ok(()),
             Ok(Read::End) => return Self::on_end(slf, context),
             Ok(Read::Received(len)) => (len, None),
-            Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().read_event())),
+            Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().event(Direction::Read))),
             Err(error) => {
                 return Self::fatal_error(slf, error, "Fatal read error on socket transport");
             }

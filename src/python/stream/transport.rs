@@ -1,7 +1,7 @@
 //! The transport object: what it is made of, where it lives, and how calls get there.
 
 use super::state::StreamState;
-use crate::driving::registration::Event;
+use crate::driving::registration::{Direction, Event};
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::imports;
@@ -79,7 +79,10 @@ impl StreamTransport {
     /// selector would, and no longer.
     pub(super) fn update_interest(slf: &Bound<'_, Self>) {
         let this = slf.get();
-        let wanted = this.state.lock().is_interested();
+        let (wanted, queued) = {
+            let state = this.state.lock();
+            (state.is_interested(), !state.queue.is_empty())
+        };
         if wanted != this.attached.swap(wanted, Ordering::Relaxed) {
             if wanted {
                 drop(this.home.attach_stream(this.fd, this.generation, slf.clone().unbind()));
@@ -87,6 +90,16 @@ impl StreamTransport {
                 drop(this.home.detach_stream(this.fd, this.generation));
             }
         }
+        if queued && !this.home.is_driven_here() {
+            // The write began while the loop was stopped. If it has started meanwhile, its driver may
+            // have seen the socket ready before this thread asked for the event.
+            this.home.push(Work::Event(this.event(Direction::Write)));
+        }
+    }
+
+    /// An event of this transport's socket.
+    pub(super) fn event(&self, direction: Direction) -> Event {
+        Event { fd: self.fd, generation: self.generation, direction }
     }
 
     /// Queues an event that the driver will not deliver.
