@@ -1,7 +1,8 @@
 //! What `write()` accepts: bytes-like objects, snapshotted when they have to wait.
 
-use crate::python::ffi;
+use crate::python::{ffi, imports};
 use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
@@ -17,13 +18,17 @@ pub(crate) fn check(data: &Bound<'_, PyAny>) -> PyResult<()> {
     {
         return Ok(());
     }
-    let expected = if data.py().version_info() >= (3, 13) {
-        "a bytes, bytearray, or memoryview object"
-    } else {
-        "a bytes-like object"
-    };
-    let found = data.get_type().name()?;
-    Err(PyTypeError::new_err(format!("data argument must be {expected}, not '{found}'")))
+    // asyncio's own check comes before anything else that its method does with the transport.
+    let refused = imports::SELECTOR_SOCKET_TRANSPORT
+        .class(data.py())?
+        .call_method1(intern!(data.py(), "write"), (data.py().None(), data));
+    match refused {
+        Err(error) if error.is_instance_of::<PyTypeError>(data.py()) => Err(error),
+        _ => Err(PyTypeError::new_err(format!(
+            "data argument must be a bytes-like object, not '{}'",
+            data.get_type().name()?
+        ))),
+    }
 }
 
 /// The bytes of `data` as they are now. A `bytes` object is shared, anything else copied.

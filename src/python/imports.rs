@@ -43,6 +43,8 @@ pub(crate) static FORMAT_CALLBACK_SOURCE: Import =
 pub(crate) static FORMAT_HANDLE: Import = Import::new("asyncio.base_events", "_format_handle");
 pub(crate) static SET_RESULT_UNLESS_CANCELLED: Import =
     Import::new("asyncio.futures", "_set_result_unless_cancelled");
+pub(crate) static SELECTOR_SOCKET_TRANSPORT: Import =
+    Import::new("asyncio.selector_events", "_SelectorSocketTransport");
 pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");
 pub(crate) static GET_FRAME: Import = Import::new("sys", "_getframe");
