@@ -61,9 +61,12 @@ impl StreamTransport {
         Ok(false)
     }
 
-    /// Runs a forwarded call.
+    /// Runs a forwarded call. What it raises has no caller left to reach, so it is reported.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
     pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
-        match call {
+        let called = match call {
             Remote::Write(data) => {
                 Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
             }
@@ -72,6 +75,12 @@ impl StreamTransport {
             Remote::ResumeReading => Self::resume_here(slf),
             Remote::Close => Self::close_here(slf),
             Remote::Abort(error) => Self::force_close(slf, error),
+        };
+        match called {
+            Err(error) if !must_propagate(slf.py(), &error) => {
+                Self::report(slf, "A call from another thread failed", error)
+            }
+            called => called,
         }
     }
 
