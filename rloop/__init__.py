@@ -7,13 +7,24 @@ factory for everything that takes one, such as :class:`asyncio.Runner`.
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from rloop._shards import current_shard, on_shard, pinned, spawn
 from rloop.loop import TokioLoop
 from rloop.run import install, new_event_loop, run
 
 if TYPE_CHECKING:
     from rloop._policy import EventLoopPolicy
 
-__all__ = ["EventLoopPolicy", "TokioLoop", "install", "new_event_loop", "run"]
+__all__ = [
+    "EventLoopPolicy",
+    "TokioLoop",
+    "current_shard",
+    "install",
+    "new_event_loop",
+    "on_shard",
+    "pinned",
+    "run",
+    "spawn",
+]
 
 _OLD_NAMES = {
     "RLoop": "TokioLoop",

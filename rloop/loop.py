@@ -7,30 +7,48 @@ own signatures and semantics. This module joins the two.
 
 import asyncio
 import atexit
+import concurrent.futures
+import contextvars
+import functools
 import os
 import signal
 import socket
+import sys
 import threading
-from asyncio import sslproto
-from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from asyncio import constants, events, sslproto
+from collections.abc import Callable, Coroutine, MutableMapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from rloop import _rloop
 from rloop._selector import WatchedDescriptors
+from rloop._server import ShardedServer
+from rloop._threads import Crew, count_threads, disband_all
 from rloop._transport import SocketTransport
+from rloop._watchdog import Watchdog
+from rloop.statistics import ShardStatistics
 
 __all__ = ["TokioLoop"]
 
 os.register_at_fork(after_in_child=_rloop._after_fork_in_child)
+# In reverse order: threads that drive a shard are told to stop, then the loops' own are joined.
+atexit.register(disband_all)
 atexit.register(_rloop._park_running_loops)
+
+_T = TypeVar("_T")
 
 
 class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """A drop-in asyncio event loop on tokio.
 
-    Thread rules are those of :class:`asyncio.AbstractEventLoop`: use
+    With one thread, the thread rules are those of :class:`asyncio.AbstractEventLoop`: use
     :meth:`call_soon_threadsafe` from other threads.
+
+    With several, the loop has as many *shards*: the thread that runs it is shard 0, and the others are
+    threads of its own. A callback, a task and a transport have a home shard for life and never run
+    elsewhere. Every method may be called on any shard.
     """
+
+    _is_pinned: ClassVar[contextvars.ContextVar[bool]] = contextvars.ContextVar("rloop pinned")
 
     # The type checker is told to overlook that the handles are no subclasses of asyncio's: they are
     # instances of them for isinstance() (see src/python/handle.rs).
@@ -38,22 +56,182 @@ class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[mi
     if TYPE_CHECKING:
         # What the standard library keeps on its selector loops.
         _csock: socket.socket | None
+        _thread_id: int | None
+        _default_executor: concurrent.futures.ThreadPoolExecutor | None
         _transports: MutableMapping[int, SocketTransport]
 
         def _ensure_fd_no_transport(self, fd: object) -> None: ...
 
-    def __init__(self) -> None:
+    def __init__(self, *, threads: int | Literal["auto"] | None = None) -> None:
         """Make a loop that is not running.
+
+        Args:
+            threads: how many threads the loop is to have; ``"auto"`` for as many as there are usable
+                CPUs, on a free-threaded Python; by default what the environment variable
+                ``RLOOP_THREADS`` says, or else 1.
 
         Raises:
             OSError: if the process is out of file descriptors.
+            RuntimeError: for several threads on a Python older than 3.14.
+            TypeError: if `threads` is none of these.
+            ValueError: if the number is out of range.
         """
+        count = count_threads(threads)
+        self._crew = None
+        self._watchdog = None
+        if count > 1:
+            self._set_shards(count)
+            self._crew = Crew(self)
+            self._executor_lock = threading.Lock()
         asyncio.SelectorEventLoop.__init__(self, WatchedDescriptors(self))
 
     def run_forever(self) -> None:
         """Run until :meth:`stop` is called. See :meth:`asyncio.loop.run_forever`."""
+        if self._crew is not None and not self.is_running() and not self.is_closed():
+            self._crew.muster(self)
         with _WakeupOnSignal(self._csock):
             super().run_forever()
+
+    def close(self) -> None:
+        """Close the loop and end its threads. See :meth:`asyncio.loop.close`.
+
+        Raises:
+            RuntimeError: if it is running.
+        """
+        if not self.is_running():
+            if self._watchdog is not None:
+                self._watchdog.stop()
+            if self._crew is not None:
+                self._crew.disband()
+        super().close()
+
+    def statistics(self) -> tuple[ShardStatistics, ...]:
+        """Return what each shard has counted so far. Any thread may call this."""
+        shards = []
+        for index, counts in enumerate(self._statistics()):
+            callbacks, parks, pushes, depth, connections, times, _ = counts
+            driven, busy, slowest = times or (0.0, None, None)
+            shards.append(
+                ShardStatistics(
+                    shard=index,
+                    callbacks=callbacks,
+                    connections=connections,
+                    ready=depth,
+                    pushes=pushes,
+                    wakeups=parks,
+                    busy=busy / driven if driven and busy is not None else busy,
+                    slowest_callback=slowest,
+                )
+            )
+        return tuple(shards)
+
+    @property
+    def stuck_callback_timeout(self) -> float | None:
+        """How long a callback may take before it is reported, in seconds; None (the default): never.
+
+        A report goes to asyncio's logger, with the stack of the thread that is stuck.
+
+        Raises:
+            ValueError: if it is set to a number that is not positive.
+        """
+        return None if self._watchdog is None else self._watchdog.timeout
+
+    @stuck_callback_timeout.setter
+    def stuck_callback_timeout(self, timeout: float | None) -> None:
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"stuck_callback_timeout must be positive, not {timeout!r}")
+        watchdog, self._watchdog = self._watchdog, None
+        if watchdog is not None:
+            watchdog.stop()
+        if timeout is not None:
+            self._watchdog = Watchdog(self, timeout)
+
+    def run_in_executor(  # type: ignore[override]
+        self,
+        executor: concurrent.futures.Executor | None,
+        func: Callable[..., _T],
+        *args: Any,
+    ) -> "asyncio.Future[_T]":
+        """Run a function in an executor. See :meth:`asyncio.loop.run_in_executor`."""
+        if self._crew is None:
+            return super().run_in_executor(executor, func, *args)
+        if executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+            if self._debug:
+                self._check_callback(func, "run_in_executor")
+            func = functools.partial(self._call_for_home, self._home_here(), func)
+        if executor is None and self._default_executor is None:
+            with self._executor_lock:
+                return super().run_in_executor(executor, func, *args)
+        return super().run_in_executor(executor, func, *args)
+
+    def _call_for_home(self, home: int, func: Callable[..., _T], *args: Any) -> _T:
+        """Call a function on a thread of an executor.
+
+        The thread's own context then names the home of the caller, where asyncio's report of the result
+        is to go.
+        """
+        self._set_current_home(home)
+        return func(*args)
+
+    def _shard_thread(self, shard: int) -> int | None:
+        """Return the identity of the thread that drives a shard, or None while none does."""
+        if shard == 0 or self._crew is None:
+            return self._thread_id
+        return self._crew.identity(shard)
+
+    def _check_thread(self) -> None:
+        if self._crew is None or events._get_running_loop() is not self:
+            super()._check_thread()
+
+    def _drive(self, shard: int) -> None:
+        """Drive a shard on this thread, a worker's, until the run ends."""
+        hooks = sys.get_asyncgen_hooks()
+        depth = sys.get_coroutine_origin_tracking_depth()
+        if self._debug:
+            sys.set_coroutine_origin_tracking_depth(constants.DEBUG_STACK_DEPTH)
+        sys.set_asyncgen_hooks(
+            firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
+        )
+        events._set_running_loop(self)
+        try:
+            self._run_shard(shard)
+        finally:
+            events._set_running_loop(None)
+            sys.set_asyncgen_hooks(*hooks)
+            sys.set_coroutine_origin_tracking_depth(depth)
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sock: socket.socket,
+        sslcontext: Any = None,
+        server: Any = None,
+        *limits: Any,
+        **more: Any,
+    ) -> None:
+        if self._crew is not None:
+            ShardedServer.adopt(server)
+        super()._start_serving(protocol_factory, sock, sslcontext, server, *limits, **more)
+
+    def _accept_connection2(
+        self, *arguments: Any, **more: Any
+    ) -> Coroutine[Any, Any, None]:
+        accepted = super()._accept_connection2(*arguments, **more)
+        if self._crew is None or self._is_pinned.get(False):
+            return accepted
+        return self._hand_over(accepted)
+
+    async def _hand_over(self, accepted: Coroutine[Any, Any, None]) -> None:
+        """Let a connection live on the least loaded shard."""
+        shard = self._place()
+        context = contextvars.copy_context()
+        self._set_home(context, shard)
+        self.call_soon(self._begin_accepted, shard, accepted, context=context)
+
+    def _begin_accepted(self, shard: int, accepted: Coroutine[Any, Any, None]) -> None:
+        """Begin a connection on its home shard."""
+        task = self.create_task(accepted)
+        task.add_done_callback(lambda _: self._unplace(shard))
 
     def _make_socket_transport(
         self,

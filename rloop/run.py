@@ -1,10 +1,11 @@
 """How programs come to run on a TokioLoop: a factory, a runner, and the policy."""
 
 import asyncio
+import functools
 import sys
 import warnings
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rloop.loop import TokioLoop
 
@@ -13,18 +14,29 @@ __all__ = ["install", "new_event_loop", "run"]
 _T = TypeVar("_T")
 
 
-def new_event_loop() -> TokioLoop:
+def new_event_loop(*, threads: int | Literal["auto"] | None = None) -> TokioLoop:
     """Return a new :class:`TokioLoop`.
 
     This is a loop factory: ``asyncio.Runner(loop_factory=rloop.new_event_loop)``.
 
+    Args:
+        threads: how many threads the loop is to have, see :class:`TokioLoop`.
+
     Raises:
         OSError: if the process is out of file descriptors.
+        RuntimeError: for several threads on a Python older than 3.14.
+        TypeError: if `threads` is no number.
+        ValueError: if the number is out of range.
     """
-    return TokioLoop()
+    return TokioLoop(threads=threads)
 
 
-def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
+def run(
+    main: Coroutine[Any, Any, _T],
+    *,
+    debug: bool | None = None,
+    threads: int | Literal["auto"] | None = None,
+) -> _T:
     """Run a coroutine on a new :class:`TokioLoop` and return its result.
 
     Like :func:`asyncio.run`, it closes the loop in the end, with its tasks, asynchronous generators
@@ -33,15 +45,18 @@ def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
     Args:
         main: the coroutine.
         debug: the loop's debug mode; by default that of the interpreter.
+        threads: how many threads the loop is to have, see :class:`TokioLoop`.
 
     Raises:
-        RuntimeError: if an event loop is running in this thread.
+        RuntimeError: if an event loop is running in this thread, and for several threads on a Python
+            older than 3.14.
         ValueError: if `main` is not a coroutine (:exc:`TypeError` on newer versions of Python).
     """
     if asyncio._get_running_loop() is not None:
         # As asyncio.run() does: a Runner would fail on the way out, when it closes its loop.
         raise RuntimeError("rloop.run() cannot be called from a running event loop")
-    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+    loop_factory = functools.partial(new_event_loop, threads=threads)
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)
 
 

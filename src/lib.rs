@@ -19,6 +19,8 @@ mod _rloop {
     use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
     #[pymodule_export]
     use crate::python::stream::StreamTransport;
+    #[pymodule_export]
+    use crate::python::worker::Worker;
     use crate::python::{exit, ffi, stream};
     use pyo3::prelude::*;
 

@@ -6,18 +6,28 @@
 //! class, so that both sides see one value.
 
 use crate::driving::clock;
+use crate::python::crew::Crew;
 use crate::python::error::OrOsError;
+use crate::python::ffi;
 use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
+use crate::python::homes::Homes;
 use crate::python::imports;
-use crate::python::shard::{Shard, Work};
+use crate::python::shard::{Reading, Role, Shard, Work, driven_index};
 use crate::python::watches::Side;
+use crate::python::worker::Worker;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyDict, PyFloat, PyTuple};
+use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// The counts of one shard, see `EventLoop._statistics`.
+type ShardStatistics = (u64, u64, u64, u64, usize, Option<(f64, f64, f64)>, bool);
+
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// The native part of `rloop.TokioLoop`.
 ///
@@ -25,8 +35,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// from another thread is not undefined, though: it is forwarded to the loop's thread.
 #[pyclass(frozen, subclass, module = "rloop._rloop")]
 pub(crate) struct EventLoop {
-    /// Shard 0 is the thread that runs the loop. Invariant: not empty.
-    shards: Box<[Arc<Shard>]>,
+    /// Tells the loops of a process apart. Not zero.
+    number: u64,
+    /// Shard 0: the thread that runs the loop.
+    main: Arc<Shard>,
+    /// What a loop of several shards has besides; set before the loop first runs, or never.
+    crew: OnceLock<Crew>,
     debug: AtomicBool,
     closed: AtomicBool,
     stopping: AtomicBool,
@@ -41,17 +55,66 @@ impl EventLoop {
         self.stopping.load(Ordering::Acquire)
     }
 
+    pub(crate) fn crew(&self) -> Option<&Crew> {
+        self.crew.get()
+    }
+
     /// The shard that a handle or transport belongs to.
-    pub(crate) fn shard(&self, home: usize) -> &Arc<Shard> {
-        &self.shards[home]
+    pub(crate) fn shard(&self, home: u16) -> &Arc<Shard> {
+        match self.crew() {
+            Some(crew) if home > 0 => &crew.others()[usize::from(home) - 1],
+            _ => &self.main,
+        }
     }
 
     /// The shard that runs what is scheduled without a home.
     pub(crate) fn main_shard(&self) -> &Arc<Shard> {
-        self.shard(0)
+        &self.main
     }
 
-    pub(crate) fn timer_cancelled(&self, home: usize) {
+    fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        std::iter::once(&self.main).chain(self.crew().into_iter().flat_map(Crew::others))
+    }
+
+    /// Finds the home of a callback that is to run in `context`, or else in a copy of the current
+    /// one. The context names that home afterwards.
+    pub(crate) fn home_for(
+        &self,
+        py: Python<'_>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<(Py<PyContext>, u16)> {
+        let Some(crew) = self.crew() else {
+            return Ok((context.map_or_else(|| ffi::copy_context(py), Ok)?, 0));
+        };
+        let (context, named) = match context {
+            Some(context) => {
+                let named = crew.homes.of(context.bind(py))?;
+                (context, named)
+            }
+            None => (ffi::copy_context(py)?, crew.homes.of_current_context(py)?),
+        };
+        if let Some(home) = named {
+            return Ok((context, home));
+        }
+        let home = driven_index(self.number).unwrap_or(0);
+        crew.homes.set(context.bind(py), home)?;
+        Ok((context, home))
+    }
+
+    /// The home of what the calling code makes: that of the current context, or else the shard of the
+    /// calling thread, or shard 0.
+    pub(crate) fn home_here(&self, py: Python<'_>) -> PyResult<u16> {
+        match self.crew() {
+            None => Ok(0),
+            Some(crew) => Ok(crew
+                .homes
+                .of_current_context(py)?
+                .or_else(|| driven_index(self.number))
+                .unwrap_or(0)),
+        }
+    }
+
+    pub(crate) fn timer_cancelled(&self, home: u16) {
         self.shard(home).timer_cancelled();
     }
 
@@ -134,9 +197,25 @@ impl EventLoop {
     }
 
     fn drop_everything(&self) {
-        for shard in &self.shards {
+        for shard in self.shards() {
             drop(shard.take_all());
         }
+    }
+
+    /// # Errors
+    /// `ValueError` if the loop has no such shard.
+    fn checked_shard(&self, index: u16) -> PyResult<&Arc<Shard>> {
+        self.shards().nth(index.into()).ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "the loop has {} shard(s), so there is no shard {index}",
+                self.shards().count()
+            ))
+        })
+    }
+
+    /// The crew, which only a loop of several shards has.
+    fn several(&self) -> PyResult<&Crew> {
+        self.crew().ok_or_else(|| PyRuntimeError::new_err("the loop has one shard"))
     }
 
     fn watch(
@@ -150,13 +229,24 @@ impl EventLoop {
         this.check_closed()?;
         let fd = descriptor(fd)?;
         let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, None)?)?;
-        let replaced = this
-            .main_shard()
-            .io()?
-            .watches
-            .set(fd, side, handle.clone_ref(slf.py()))
-            .or_os_error(slf.py())?;
-        cancel(slf.py(), replaced)?;
+        let home = handle.get().home();
+        let io = this.shard(home).io()?;
+        let mut released = Vec::new();
+        let watched = {
+            // Locked until the registries are changed; those who are released are dropped after.
+            let mut watchers = this.crew().map(|crew| crew.watchers.lock());
+            let previous = watchers.as_mut().and_then(|map| map.insert((fd, side), home));
+            let moved = match previous {
+                Some(previous) if previous != home => this.shard(previous).unwatch(fd, side),
+                _ => Ok(None),
+            };
+            moved.and_then(|moved| {
+                let new = handle.clone_ref(slf.py());
+                Ok(io.watches.set(fd, side, new, &mut released)?.or(moved))
+            })
+        };
+        drop(released);
+        cancel(slf.py(), watched.or_os_error(slf.py())?)?;
         Ok(handle)
     }
 
@@ -165,9 +255,25 @@ impl EventLoop {
         if this.closed.load(Ordering::Acquire) {
             return Ok(false);
         }
-        let removed =
-            this.main_shard().io()?.watches.remove(descriptor(fd)?, side).or_os_error(slf.py())?;
-        cancel(slf.py(), removed)
+        let removed = this.unwatch_side(descriptor(fd)?, side);
+        cancel(slf.py(), removed.or_os_error(slf.py())?)
+    }
+
+    fn unwatch_side(&self, fd: RawFd, side: Side) -> io::Result<Option<Py<Handle>>> {
+        let mut watchers = self.crew().map(|crew| crew.watchers.lock());
+        let home = match &mut watchers {
+            None => Some(0),
+            Some(map) => map.remove(&(fd, side)),
+        };
+        home.map_or(Ok(None), |home| self.shard(home).unwatch(fd, side))
+    }
+
+    /// Forgets the callbacks of a descriptor that now belongs to a transport.
+    pub(crate) fn evict(&self, py: Python<'_>, fd: RawFd) -> PyResult<()> {
+        for side in [Side::Reader, Side::Writer] {
+            cancel(py, self.unwatch_side(fd, side).or_os_error(py)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -217,8 +323,11 @@ impl EventLoop {
     fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         // The arguments are the subclass's.
         let _ = kwargs;
+        let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
-            shards: Box::new([Arc::new(Shard::new().or_os_error(args.py())?)]),
+            number,
+            main: Arc::new(Shard::new(number, 0).or_os_error(args.py())?),
+            crew: OnceLock::new(),
             debug: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -228,11 +337,103 @@ impl EventLoop {
     /// Runs turns until `stop()` takes effect. `run_forever()` of the standard library calls this
     /// where its own loop would take a single turn.
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().main_shard().run(slf)
+        let main = slf.get().main_shard();
+        match slf.get().crew() {
+            None => main.run(slf, &Role::Alone),
+            Some(crew) => crew.run(slf, main),
+        }
+    }
+
+    /// Gives the loop, which has not run yet, `count` shards. Called once at most.
+    fn _set_shards(&self, py: Python<'_>, count: u16) -> PyResult<()> {
+        let homes = Homes::new(py, self.number, count)?;
+        let crew = Crew::new(homes, self.number, count).or_os_error(py)?;
+        self.main.start_timing();
+        self.crew
+            .set(crew)
+            .map_err(|_| PyRuntimeError::new_err("the number of shards is set already"))
+    }
+
+    /// Makes the workers, whose threads are to call `Worker.wait()`, for all shards but shard 0.
+    fn _make_workers(&self) -> PyResult<Vec<Worker>> {
+        let crew = self.several()?;
+        let workers: Vec<_> = (1u16..).take(crew.others().len()).map(Worker::new).collect();
+        crew.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
+        Ok(workers)
+    }
+
+    /// Drives a shard on this thread, a worker's, until the run ends.
+    fn _run_shard(slf: &Bound<'_, Self>, index: u16) -> PyResult<()> {
+        slf.get().several()?.run_worker(slf, slf.get().checked_shard(index)?);
+        Ok(())
+    }
+
+    /// The index of the shard that the calling thread drives, if it is one of this loop.
+    fn _current_shard(&self) -> Option<u16> {
+        driven_index(self.number)
+    }
+
+    /// How many shards the loop has.
+    fn _shard_count(&self) -> usize {
+        self.shards().count()
+    }
+
+    /// Chooses a home for something new and counts it as placed there until `_unplace()`.
+    fn _place(&self) -> u16 {
+        let index = self.crew().map_or(0, |crew| crew.choose(&self.main));
+        self.shard(index).place();
+        index
+    }
+
+    /// Counts something as placed on a shard until `_unplace()`.
+    fn _place_on(&self, index: u16) -> PyResult<()> {
+        self.checked_shard(index)?.place();
+        Ok(())
+    }
+
+    /// Ends what `_place()` began.
+    fn _unplace(&self, index: u16) -> PyResult<()> {
+        self.checked_shard(index)?.unplace();
+        Ok(())
+    }
+
+    /// The home that a context names, if it is one of this loop.
+    fn _home_of(&self, context: &Bound<'_, PyContext>) -> PyResult<Option<u16>> {
+        self.crew().map_or(Ok(None), |crew| crew.homes.of(context))
+    }
+
+    /// What the shards have counted, one tuple each: callbacks, parks, pushes, ready-queue depth,
+    /// connections, (driven, busy, slowest) in seconds or `None`, and whether it is in a turn.
+    fn _statistics(&self) -> Vec<ShardStatistics> {
+        self.shards()
+            .map(|shard| {
+                let read = shard.statistics();
+                let times = read.times.map(|times| (times.driven, times.busy, times.slowest));
+                let Reading { callbacks, parks, pushes, depth, connections, in_turn, .. } = read;
+                (callbacks, parks, pushes, depth, connections, times, in_turn)
+            })
+            .collect()
+    }
+
+    /// The home of what the calling code makes.
+    fn _home_here(&self, py: Python<'_>) -> PyResult<u16> {
+        self.home_here(py)
+    }
+
+    /// Makes the current context name a home. Does nothing in a loop of one shard.
+    fn _set_current_home(&self, py: Python<'_>, index: u16) -> PyResult<()> {
+        self.checked_shard(index)?;
+        self.crew().map_or(Ok(()), |crew| crew.homes.set_current(py, index))
+    }
+
+    /// Makes a context name a home. Does nothing in a loop of one shard.
+    fn _set_home(&self, context: &Bound<'_, PyContext>, index: u16) -> PyResult<()> {
+        self.checked_shard(index)?;
+        self.crew().map_or(Ok(()), |crew| crew.homes.set(context, index))
     }
 
     /// Makes the loop stop once the callbacks that are ready now have run.
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.main_shard().notify();
     }
@@ -354,7 +555,19 @@ impl EventLoop {
 
     /// The watched descriptors as (fd, has a reader, has a writer).
     fn _watched_descriptors(&self) -> PyResult<Vec<(RawFd, bool, bool)>> {
-        Ok(self.main_shard().io()?.watches.descriptors())
+        let mut watched: Vec<(RawFd, bool, bool)> = Vec::new();
+        for shard in self.shards() {
+            for (fd, reader, writer) in shard.io()?.watches.descriptors() {
+                match watched.iter_mut().find(|(other, ..)| *other == fd) {
+                    Some((_, has_reader, has_writer)) => {
+                        *has_reader |= reader;
+                        *has_writer |= writer;
+                    }
+                    None => watched.push((fd, reader, writer)),
+                }
+            }
+        }
+        Ok(watched)
     }
 
     /// Drops everything that is scheduled or watched. The loop is closed and stopped.
@@ -394,12 +607,21 @@ impl EventLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.shards.iter().try_for_each(|shard| {
+        self.shards().try_for_each(|shard| {
             shard.visit(|handle| visit.call(handle), |transport| visit.call(transport))
         })
     }
 
     fn __clear__(&self) {
         self.drop_everything();
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        // The threads of a loop that nobody closed.
+        for post in self.crew().into_iter().flat_map(Crew::posts) {
+            post.end();
+        }
     }
 }

@@ -144,6 +144,26 @@ pub(crate) fn copy_context(py: Python<'_>) -> PyResult<Py<PyContext>> {
     Ok(context.cast_into::<PyContext>()?.unbind())
 }
 
+/// The value of a context variable in the current context, as `ContextVar.get()` without a default.
+///
+/// # Errors
+/// `TypeError` if `variable` is no context variable.
+pub(crate) fn context_variable<'py>(
+    variable: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = variable.py();
+    let mut value = std::ptr::null_mut();
+    // SAFETY: the thread is attached, both objects are alive, and `value` is a place for a pointer.
+    let found = unsafe {
+        ffi::PyContextVar_Get(variable.as_ptr(), std::ptr::null_mut(), &raw mut value)
+    };
+    if found != 0 {
+        return Err(PyErr::fetch(py));
+    }
+    // SAFETY: the call stored a new reference, or null if the variable has no value.
+    Ok(unsafe { Bound::from_owned_ptr_or_opt(py, value) })
+}
+
 /// Runs `operation` inside `context`, as `Context.run` does.
 ///
 /// # Errors

@@ -89,10 +89,7 @@ impl Handle {
         context: Option<Py<PyContext>>,
     ) -> PyResult<Self> {
         let py = event_loop.py();
-        let context = match context {
-            Some(context) => context,
-            None => ffi::copy_context(py)?,
-        };
+        let (context, home) = event_loop.get().home_for(py, context)?;
         let source_traceback = if event_loop.get().is_debug() {
             let frame = imports::GET_FRAME.get(py)?.call1((0,))?;
             Some(imports::EXTRACT_STACK.get(py)?.call1((frame,))?.cast_into::<PyList>()?.unbind())
@@ -106,7 +103,7 @@ impl Handle {
             event_loop: event_loop.clone().unbind(),
             source_traceback,
             running: None,
-            home: 0,
+            home,
         })
     }
 
@@ -127,8 +124,8 @@ impl Handle {
     }
 
     /// The index of the shard this handle runs on.
-    pub(crate) fn home(&self) -> usize {
-        self.home.into()
+    pub(crate) fn home(&self) -> u16 {
+        self.home
     }
 
     fn call(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyTuple>)> {

@@ -46,6 +46,7 @@ pub(crate) static SET_RESULT_UNLESS_CANCELLED: Import =
 pub(crate) static SELECTOR_SOCKET_TRANSPORT: Import =
     Import::new("asyncio.selector_events", "_SelectorSocketTransport");
 pub(crate) static METHOD: Import = Import::new("types", "MethodType");
+pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");
 pub(crate) static GET_FRAME: Import = Import::new("sys", "_getframe");
 

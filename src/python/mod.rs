@@ -4,6 +4,8 @@
 //! |---|---|
 //! | the loop's methods, in asyncio's order | `event_loop` |
 //! | one thread of the loop: queues, turn, run | `shard` |
+//! | the other threads of a loop, and its runs | `crew`, `worker` |
+//! | which shard something belongs to | `homes` |
 //! | `Handle` and `TimerHandle` | `handle` |
 //! | `add_reader` and `add_writer` | `watches` |
 //! | the stream transport | `stream` |
@@ -17,12 +19,15 @@
 //! something is called, and also when a reference is dropped.
 
 pub(crate) mod buffer;
+pub(crate) mod crew;
 pub(crate) mod error;
 pub(crate) mod event_loop;
 pub(crate) mod exit;
 pub(crate) mod ffi;
 pub(crate) mod handle;
+pub(crate) mod homes;
 pub(crate) mod imports;
 pub(crate) mod shard;
 pub(crate) mod stream;
 pub(crate) mod watches;
+pub(crate) mod worker;

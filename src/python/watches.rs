@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 /// Which of a descriptor's two callbacks is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
     Reader,
     Writer,
@@ -32,6 +32,10 @@ impl Watch {
             Side::Reader => &mut self.reader,
             Side::Writer => &mut self.writer,
         }
+    }
+
+    fn into_handles(self) -> impl Iterator<Item = Py<Handle>> {
+        self.reader.into_iter().chain(self.writer)
     }
 
     fn watched(&self) -> Watched {
@@ -57,7 +61,8 @@ impl Watches {
         Ok(Self { poller: Poller::new()?, map: Mutex::default() })
     }
 
-    /// Calls `handle` whenever `fd` is ready, in place of the handle it returns.
+    /// Calls `handle` whenever `fd` is ready, in place of the handle it returns. What a failure makes
+    /// the registry forget goes to `released`, so that the caller drops it when it holds no lock.
     ///
     /// # Errors
     /// What epoll answers: `EPERM` for a descriptor that cannot be polled, `EBADF` for a closed one.
@@ -66,20 +71,21 @@ impl Watches {
         fd: RawFd,
         side: Side,
         handle: Py<Handle>,
+        released: &mut Vec<Py<Handle>>,
     ) -> io::Result<Option<Py<Handle>>> {
         let mut map = self.map.lock();
         if let Some(watch) = map.by_descriptor.get_mut(&fd) {
             let replaced = watch.slot(side).replace(handle);
             // Also when nothing seems to change: the number may name another file by now.
-            let result = self.poller.modify(fd, watch.token, watch.watched());
-            if result.is_err() {
-                // As selectors does: a descriptor that cannot be watched any more is forgotten.
-                let gone = map.by_descriptor.remove(&fd);
-                drop(map);
-                drop((gone, replaced));
-                return Err(result.expect_err("it was just tested"));
-            }
-            return Ok(replaced);
+            return match self.poller.modify(fd, watch.token, watch.watched()) {
+                Ok(()) => Ok(replaced),
+                Err(error) => {
+                    // As selectors does: a descriptor that cannot be watched any more is forgotten.
+                    let gone = map.by_descriptor.remove(&fd).into_iter();
+                    released.extend(gone.flat_map(Watch::into_handles).chain(replaced));
+                    Err(error)
+                }
+            };
         }
         map.next_token = map.next_token.wrapping_add(1);
         #[expect(clippy::cast_sign_loss, reason = "a descriptor that epoll took is not negative")]
@@ -92,8 +98,7 @@ impl Watches {
                 Ok(None)
             }
             Err(error) => {
-                drop(map);
-                drop(watch);
+                released.extend(watch.into_handles());
                 Err(error)
             }
         }
@@ -116,15 +121,6 @@ impl Watches {
             self.poller.remove(fd)?;
         }
         Ok(removed)
-    }
-
-    /// Forgets every callback of a descriptor that now belongs to a transport.
-    pub(crate) fn evict(&self, fd: RawFd) -> io::Result<Vec<Py<Handle>>> {
-        let mut evicted = Vec::new();
-        for side in [Side::Reader, Side::Writer] {
-            evicted.extend(self.remove(fd, side)?);
-        }
-        Ok(evicted)
     }
 
     /// Hands the handles of all ready descriptors to `sink`. Returns false if there was none: then,

@@ -44,9 +44,15 @@ pub enum Park {
     Refused,
 }
 
+struct Queue<T> {
+    items: VecDeque<T>,
+    /// How many items were ever pushed.
+    pushed: u64,
+}
+
 /// A queue with many senders and one owner.
 pub struct Inbox<T> {
-    queue: Mutex<VecDeque<T>>,
+    queue: Mutex<Queue<T>>,
     state: AtomicU8,
 }
 
@@ -54,12 +60,17 @@ impl<T> Inbox<T> {
     /// An empty inbox whose owner counts as running.
     #[must_use]
     pub fn new() -> Self {
-        Self { queue: Mutex::new(VecDeque::new()), state: AtomicU8::new(RUNNING) }
+        let queue = Queue { items: VecDeque::new(), pushed: 0 };
+        Self { queue: Mutex::new(queue), state: AtomicU8::new(RUNNING) }
     }
 
     /// Appends `item`. Any thread may call this.
     pub fn push(&self, item: T) -> Wake {
-        self.queue.lock().push_back(item);
+        {
+            let mut queue = self.queue.lock();
+            queue.items.push_back(item);
+            queue.pushed += 1;
+        }
         self.notify()
     }
 
@@ -84,7 +95,12 @@ impl<T> Inbox<T> {
 
     /// Moves everything that was pushed into `target`, oldest first.
     pub fn drain_into(&self, target: &mut VecDeque<T>) {
-        target.append(&mut self.queue.lock());
+        target.append(&mut self.queue.lock().items);
+    }
+
+    /// How many items were ever pushed. Any thread may call this.
+    pub fn pushed(&self) -> u64 {
+        self.queue.lock().pushed
     }
 
     /// Asks to sleep. Only the owner calls this.

@@ -1,11 +1,12 @@
 //! The shard as any thread sees it: where work is queued, and who drives it.
 
 use super::local::{Local, Work};
+use super::statistics::{Counters, Reading};
 use crate::driving::driver::Driver;
 use crate::driving::process;
 use crate::python::handle::{Handle, Scheduled};
 use crate::python::stream::StreamTransport;
-use crate::python::watches::Watches;
+use crate::python::watches::{Side, Watches};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -15,7 +16,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub(super) struct Running {
     pub(super) shard: u64,
@@ -29,11 +30,21 @@ thread_local! {
     static DRIVEN: Cell<u64> = const { Cell::new(0) };
 }
 
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+/// Tells the shards of a process apart: the number of the loop, which is not zero, above the index
+/// of the shard.
+fn shard_id(loop_number: u64, index: u16) -> u64 {
+    loop_number << 16 | u64::from(index)
+}
+
+/// The index of the shard that this thread drives, if it is one of that loop's.
+pub(crate) fn driven_index(loop_number: u64) -> Option<u16> {
+    let driven = DRIVEN.get();
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of an id is the index")]
+    (driven >> 16 == loop_number).then_some(driven as u16)
+}
 
 /// One thread of a loop.
 pub(crate) struct Shard {
-    /// Tells the shards of a process apart.
     pub(super) id: u64,
     pub(super) inbox: Inbox<Work>,
     /// Invariant: `None` while a thread drives the shard.
@@ -43,6 +54,29 @@ pub(crate) struct Shard {
     pub(super) process: process::Stamp,
     /// The interpreter ends: no further turn is taken.
     pub(super) retired: AtomicBool,
+    /// How many transports live here.
+    connections: AtomicUsize,
+    /// How much else was placed here and is not done.
+    placed: AtomicUsize,
+    /// How many timers other threads have cancelled since the last turn.
+    cancelled_elsewhere: AtomicUsize,
+    pub(super) counters: Counters,
+}
+
+/// Counts a transport as living on a shard.
+pub(crate) struct Resident(Arc<Shard>);
+
+impl Resident {
+    pub(crate) fn new(shard: &Arc<Shard>) -> Self {
+        shard.connections.fetch_add(1, Ordering::Relaxed);
+        Self(shard.clone())
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The descriptors of a shard.
@@ -63,15 +97,50 @@ impl ShardIo {
 }
 
 impl Shard {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Makes shard `index` of the loop with that number.
+    pub(crate) fn new(loop_number: u64, index: u16) -> io::Result<Self> {
         Ok(Self {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            id: shard_id(loop_number, index),
             inbox: Inbox::new(),
             parked: Mutex::new(Some(Local::new())),
             io: Mutex::new(Some(Arc::new(ShardIo::new()?))),
             process: process::Stamp::new(),
             retired: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            placed: AtomicUsize::new(0),
+            cancelled_elsewhere: AtomicUsize::new(0),
+            counters: Counters::default(),
         })
+    }
+
+    /// How much was given to this shard, for the choice of the next home.
+    pub(crate) fn load(&self) -> usize {
+        self.connections.load(Ordering::Relaxed) + self.placed.load(Ordering::Relaxed)
+    }
+
+    /// Turns the clock of the statistics on.
+    pub(crate) fn start_timing(&self) {
+        self.counters.start_timing();
+    }
+
+    /// What the shard has counted.
+    pub(crate) fn statistics(&self) -> Reading {
+        self.counters.read(self.inbox.pushed(), self.connections.load(Ordering::Relaxed))
+    }
+
+    /// Forgets a callback of a descriptor and returns it.
+    pub(crate) fn unwatch(&self, fd: RawFd, side: Side) -> io::Result<Option<Py<Handle>>> {
+        let io = self.io.lock().clone();
+        io.map_or(Ok(None), |io| io.watches.remove(fd, side))
+    }
+
+    /// Counts something as placed here until [`Shard::unplace`].
+    pub(crate) fn place(&self) {
+        self.placed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unplace(&self) {
+        self.placed.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The descriptors of the shard.
@@ -155,8 +224,21 @@ impl Shard {
 
     /// Notes that a timer was cancelled.
     pub(crate) fn timer_cancelled(&self) {
-        // A timer that is cancelled elsewhere is dropped when it is due.
-        drop(self.with_local(|local| local.timers.cancelled()));
+        let dead = self.with_local(|local| local.timers.cancelled());
+        if dead.is_none() {
+            // The driving thread looks at its next turn; nothing is worth waking it for.
+            self.cancelled_elsewhere.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes the timers that other threads have cancelled. Called by the driving thread.
+    pub(super) fn fold_cancelled_timers(&self) {
+        if self.cancelled_elsewhere.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for _ in 0..self.cancelled_elsewhere.swap(0, Ordering::Relaxed) {
+            drop(self.with_local(|local| local.timers.cancelled()));
+        }
     }
 
     /// Keeps `transport` alive and lets events of its socket find it. Returns the transport that

@@ -19,10 +19,14 @@
 //! | the shard, as other threads see it | `handle` |
 //! | what only the driving thread touches | `local` |
 //! | the run and its turns | `turn` |
+//! | what a shard counts about itself | `statistics` |
 
 mod handle;
 mod local;
+mod statistics;
 mod turn;
 
-pub(crate) use handle::Shard;
+pub(crate) use handle::{Resident, Shard, driven_index};
 pub(crate) use local::Work;
+pub(crate) use statistics::Reading;
+pub(crate) use turn::Role;

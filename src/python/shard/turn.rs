@@ -4,6 +4,7 @@ use super::handle::{Seat, Shard, ShardIo};
 use super::local::Work;
 use crate::driving::driver;
 use crate::driving::registration::Direction;
+use crate::python::crew::Crew;
 use crate::python::error::OrOsError;
 use crate::python::event_loop::EventLoop;
 use crate::python::exit;
@@ -12,11 +13,31 @@ use crate::python::ffi::Detached;
 use crate::python::handle::Scheduled;
 use crate::python::stream::StreamTransport;
 use crate::python::watches::Watches;
+use crate::python::worker::Post;
 use pyo3::prelude::*;
 use rloop_core::inbox::Park;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
+
+/// Whose run it is, which decides when it is over.
+pub(crate) enum Role<'a> {
+    /// The only shard of its loop.
+    Alone,
+    /// Shard 0 of several. Its run is over when every worker has parked.
+    Leader { crew: &'a Crew, posts: Vec<Arc<Post>> },
+    /// Another shard.
+    Worker(&'a Crew),
+}
+
+impl Role<'_> {
+    fn is_over(&self, event_loop: &EventLoop) -> bool {
+        match self {
+            Role::Alone | Role::Leader { .. } => event_loop.is_stopping(),
+            Role::Worker(crew) => crew.is_halting(),
+        }
+    }
+}
 
 /// How a turn ends.
 enum Wait {
@@ -51,7 +72,7 @@ struct Turn {
 }
 
 impl Shard {
-    /// Drives the shard on this thread until `stop()` takes effect.
+    /// Drives the shard on this thread until its run is over.
     ///
     /// In the child of a `fork()` that a callback called, this thread is still inside the runtime of
     /// the parent's loop, which tokio does not let it enter again. There every wait is done on a
@@ -60,13 +81,36 @@ impl Shard {
     /// # Errors
     /// What a callback or a signal handler raised to end the run, and `RuntimeError` if another
     /// thread drives the shard.
-    pub(crate) fn run(self: &Arc<Self>, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+    pub(crate) fn run(
+        self: &Arc<Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        role: &Role<'_>,
+    ) -> PyResult<()> {
         let io = self.io()?;
         let _seat = Seat::take(self)?;
         let run = exit::Run::begin(self);
+        let result = self.take_turns(event_loop, role, &io, &run);
+        self.counters.stop();
+        let Role::Leader { crew, posts } = role else {
+            return result;
+        };
+        crew.set_halting(true);
+        let halted = self.wait_until(event_loop.py(), &io, || {
+            posts.iter().all(|post| !post.is_running())
+        });
+        result.and(halted)
+    }
+
+    fn take_turns(
+        &self,
+        event_loop: &Bound<'_, EventLoop>,
+        role: &Role<'_>,
+        io: &ShardIo,
+        run: &exit::Run,
+    ) -> PyResult<()> {
         let owner = event_loop.clone().unbind();
         let take_turn =
-            |thread: &Detached| thread.attached(|py| self.take_turn(owner.bind(py), &io));
+            |thread: &Detached| thread.attached(|py| self.take_turn(owner.bind(py), role, io));
         if driver::is_inside_a_runtime() {
             return ffi::detached(event_loop.py(), |thread| {
                 loop {
@@ -95,22 +139,68 @@ impl Shard {
         })
     }
 
+    /// Waits until `is_done`, which is asked again after each notification of this shard. Nothing
+    /// runs meanwhile but signal handlers.
+    ///
+    /// # Errors
+    /// What a signal handler raised.
+    fn wait_until(
+        &self,
+        py: Python<'_>,
+        io: &ShardIo,
+        is_done: impl Fn() -> bool + Sync,
+    ) -> PyResult<()> {
+        if driver::is_inside_a_runtime() {
+            // A fork inside a callback: no other thread came along.
+            return Ok(());
+        }
+        let result = ffi::detached(py, |thread| {
+            io.driver.run(|context| {
+                // Taken down before the question, so that whoever makes the answer true wakes us.
+                self.inbox.begin();
+                if is_done() {
+                    return Poll::Ready(Ok(()));
+                }
+                if let Err(error) = thread.attached(|py| py.check_signals()) {
+                    return Poll::Ready(Err(error));
+                }
+                if self.inbox.park() == Park::Refused {
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            })
+        });
+        // What was pushed meanwhile is still to be drained.
+        self.notify();
+        result
+    }
+
     /// One turn of the loop; returns how to wait for the next.
-    fn take_turn(&self, event_loop: &Bound<'_, EventLoop>, io: &ShardIo) -> PyResult<Wait> {
+    fn take_turn(
+        &self,
+        event_loop: &Bound<'_, EventLoop>,
+        role: &Role<'_>,
+        io: &ShardIo,
+    ) -> PyResult<Wait> {
         let py = event_loop.py();
         if self.is_retired() {
-            return Ok(Wait::Forever);
+            // A worker's thread is the loop's own, so it can be ended and joined.
+            return Ok(if matches!(role, Role::Worker(_)) { Wait::Never } else { Wait::Forever });
         }
+        self.counters.begin_turn();
         let turn = self.begin_turn(py, &io.watches)?;
         // What comes from outside wakes tasks; they run in the same turn.
         let mut may_wake = turn.events + turn.arrived > 0;
         self.run_turn(event_loop, turn)?;
         loop {
-            if event_loop.get().is_stopping() {
+            if role.is_over(event_loop.get()) {
                 return Ok(Wait::Never);
             }
             match self.settle(py, io).or_os_error(py)? {
-                Settled::Parked => return Ok(Wait::Park),
+                Settled::Parked => {
+                    self.counters.park();
+                    return Ok(Wait::Park);
+                }
                 Settled::Ready(woken) if may_wake => {
                     may_wake = false;
                     self.run_ready(event_loop, woken)?;
@@ -138,9 +228,12 @@ impl Shard {
                 events: local.events.len() - local.next_event,
             })
         });
+        self.fold_cancelled_timers();
         let turn =
             begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 })).or_os_error(py)?;
-        if turn.left_over + turn.arrived + turn.events == 0 {
+        let depth = turn.left_over + turn.arrived + turn.events;
+        self.counters.set_depth(depth);
+        if depth == 0 {
             // A signal that interrupted the wait has its Python handler run here; if something is
             // ready, the interpreter sees to it when that runs.
             py.check_signals()?;
@@ -160,6 +253,7 @@ impl Shard {
                 break;
             };
             Self::dispatch(&transport, direction)?;
+            self.counters.ran();
         }
         if turn.arrived > 0 {
             self.run_ready(event_loop, turn.arrived)?;
@@ -202,6 +296,7 @@ impl Shard {
                     StreamTransport::run_remote(transport.bind(py), *call)?;
                 }
             }
+            self.counters.ran();
         }
         Ok(())
     }

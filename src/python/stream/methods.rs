@@ -4,10 +4,10 @@
 use super::state::{Objects, ReadPath, Receiver, StreamState};
 use super::transport::{Remote, StreamTransport};
 use crate::driving::registration::Registration;
-use crate::python::error::{OrOsError, os_error};
+use crate::python::error::os_error;
 use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
-use crate::python::shard::Work;
+use crate::python::shard::{Resident, Work};
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -67,7 +67,9 @@ impl StreamTransport {
         if fd < 0 {
             return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
         }
+        let home = event_loop.get().shard(event_loop.get().home_here(py)?).clone();
         let objects = Objects {
+            _resident: Resident::new(&home),
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
             protocol: protocol.clone().unbind(),
@@ -87,7 +89,7 @@ impl StreamTransport {
             state: Mutex::new(StreamState::new(objects, extra.unbind())),
             fd,
             generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
-            home: event_loop.get().main_shard().clone(),
+            home,
             attached: AtomicBool::new(false),
         })
     }
@@ -101,10 +103,7 @@ impl StreamTransport {
         };
         let shard = &this.home;
         let io = shard.io()?;
-        let forgotten = io.watches.evict(this.fd).or_os_error(py)?;
-        for handle in &forgotten {
-            handle.call_method0(py, "cancel")?;
-        }
+        event_loop.get().evict(py, this.fd)?;
         let registered = {
             let _entered = io.driver.enter();
             Registration::new(this.fd, this.generation)

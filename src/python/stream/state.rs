@@ -6,6 +6,7 @@
 use crate::driving::registration::{Armed, Event, Read, Registration};
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
+use crate::python::shard::Resident;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -117,6 +118,8 @@ pub(crate) struct ReadPath {
 
 /// The Python objects of an open transport. They are dropped together once it is closed.
 pub(crate) struct Objects {
+    /// Counts the transport on its shard.
+    pub(crate) _resident: Resident,
     pub(crate) event_loop: Py<EventLoop>,
     pub(crate) sock: Py<PyAny>,
     pub(crate) protocol: Py<PyAny>,

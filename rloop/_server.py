@@ -1,0 +1,48 @@
+"""The server of a loop that has several shards."""
+
+import threading
+from asyncio import base_events
+from typing import Any
+
+
+class ShardedServer(base_events.Server):
+    """An ``asyncio.Server`` whose connections begin and end on any thread.
+
+    The standard library's server counts its transports and wakes who waits for the last of them. Here
+    a lock makes each such step one. What runs under the lock schedules callbacks and calls none, so
+    nothing can wait for it in a circle.
+    """
+
+    _lock: threading.RLock
+    _waiters: list[Any] | None
+
+    @classmethod
+    def adopt(cls, server: object) -> None:
+        """Make a server of the standard library one of this class. It does not serve yet."""
+        if type(server) is base_events.Server:
+            server.__class__ = cls
+            assert isinstance(server, cls)
+            server._lock = threading.RLock()
+
+    def _attach(self, transport: Any) -> None:
+        with self._lock:
+            super()._attach(transport)  # type: ignore[misc]
+
+    def _detach(self, transport: Any) -> None:
+        with self._lock:
+            super()._detach(transport)  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop listening. See :meth:`asyncio.Server.close`."""
+        with self._lock:
+            super().close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the server and its connections are closed."""
+        with self._lock:
+            # As the standard library does, with the question and the entry as one step.
+            if self._waiters is None:
+                return
+            waiter = self.get_loop().create_future()
+            self._waiters.append(waiter)
+        await waiter

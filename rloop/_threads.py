@@ -1,0 +1,141 @@
+"""How many threads a loop has, and the threads beside the one that runs it."""
+
+import contextlib
+import os
+import sys
+import threading
+import warnings
+import weakref
+from typing import TYPE_CHECKING
+
+from rloop import _rloop
+
+if TYPE_CHECKING:
+    from rloop.loop import TokioLoop
+
+MOST_THREADS = 1024
+"""The most threads a loop may have."""
+
+_JOIN_TIMEOUT = 1.0
+"""How long a callback may keep the interpreter from ending, in seconds, as in src/python/exit.rs."""
+
+_crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
+_warned_about_gil = False
+
+
+def count_threads(threads: int | str | None) -> int:
+    """Return how many threads a loop is to have.
+
+    Args:
+        threads: a number; ``"auto"`` for as many as there are usable CPUs; None for what the
+            environment variable ``RLOOP_THREADS`` says, in the same words, or else 1.
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: if the number is not between 1 and `MOST_THREADS`.
+        RuntimeError: if it is more than one, and this Python is older than 3.14.
+    """
+    source = "threads"
+    if threads is None:
+        threads = os.environ.get("RLOOP_THREADS") or 1
+        source = "RLOOP_THREADS"
+        if isinstance(threads, str) and threads != "auto":
+            with contextlib.suppress(ValueError):
+                threads = int(threads)
+    if threads == "auto":
+        count = _usable_cpus()
+        if sys.version_info < (3, 14) or sys._is_gil_enabled():
+            # More would not make it faster, and on old versions not work.
+            count = 1
+    elif isinstance(threads, int) and not isinstance(threads, bool):
+        count = threads
+    elif isinstance(threads, str):
+        raise ValueError(f"{source} must be a number or 'auto', not {threads!r}")
+    else:
+        raise TypeError(f"threads must be an int, 'auto' or None, not {type(threads).__name__}")
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"{source} must be between 1 and {MOST_THREADS}, not {count}")
+    if count > 1:
+        _check_interpreter(count)
+    return count
+
+
+def _usable_cpus() -> int:
+    if sys.version_info >= (3, 13):
+        return min(os.process_cpu_count() or 1, MOST_THREADS)
+    return min(os.cpu_count() or 1, MOST_THREADS)
+
+
+def _check_interpreter(count: int) -> None:
+    if sys.version_info < (3, 14):
+        raise RuntimeError(
+            f"a loop with {count} threads needs Python 3.14 or later: before, asyncio keeps the "
+            "current task per loop and not per thread"
+        )
+    global _warned_about_gil
+    if sys._is_gil_enabled() and not _warned_about_gil:
+        _warned_about_gil = True
+        warnings.warn(
+            f"a loop with {count} threads runs Python code on one core at a time, because the GIL "
+            "is enabled: use a free-threaded build of Python",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+class Crew:
+    """The worker threads of one loop.
+
+    They are daemon threads that live until the loop is closed or collected, or the interpreter
+    ends. Only the thread that runs or closes the loop calls these methods.
+    """
+
+    def __init__(self, event_loop: "TokioLoop") -> None:
+        self._members: list[tuple[_rloop.Worker, threading.Thread]] = []
+        self._name = f"rloop-{id(event_loop):x}"
+        _crews.add(self)
+
+    def muster(self, event_loop: "TokioLoop") -> None:
+        """Start the threads, unless they live."""
+        if self._members and all(thread.is_alive() for _, thread in self._members):
+            return
+        self.disband()
+        for worker in event_loop._make_workers():
+            thread = threading.Thread(
+                target=_work, args=(worker,), name=f"{self._name}-shard-{worker.shard}", daemon=True
+            )
+            # One after another: a new thread of a free-threaded interpreter stops the others.
+            thread.start()
+            self._members.append((worker, thread))
+
+    def disband(self, timeout: float | None = None) -> None:
+        """End the threads and wait for them, at most `timeout` seconds each."""
+        members, self._members = self._members, []
+        for worker, _ in members:
+            worker.end()
+        for _, thread in members:
+            # The last reference to a loop may be a worker's.
+            if thread is not threading.current_thread():
+                thread.join(timeout)
+
+    def identity(self, shard: int) -> int | None:
+        """Return the identity of a worker's thread, or None if there is none."""
+        members = self._members
+        return members[shard - 1][1].ident if members else None
+
+
+def _work(worker: _rloop.Worker) -> None:
+    """Drive a shard whenever its loop runs."""
+    while (event_loop := worker.wait()) is not None:
+        try:
+            event_loop._drive(worker.shard)
+        finally:
+            worker.park(event_loop)
+            # The loop must not live because this thread waits.
+            del event_loop
+
+
+def disband_all() -> None:
+    """End the threads of all loops: the interpreter ends. A loop that runs again gets new ones."""
+    for crew in list(_crews):
+        crew.disband(_JOIN_TIMEOUT)

@@ -1,0 +1,124 @@
+//! `Worker`: a thread of a loop beside the one that runs it.
+//!
+//! A worker's thread lives as long as the loop does, because a task must finish on the thread that
+//! created it. Between runs it waits here, detached. It refers to the loop only while that runs, so
+//! that a loop which nobody closed can be collected.
+
+use crate::python::event_loop::EventLoop;
+use parking_lot::{Condvar, Mutex};
+use pyo3::prelude::*;
+use std::sync::Arc;
+
+enum Order {
+    /// Wait for the next order.
+    Wait,
+    Run(Py<EventLoop>),
+    End,
+}
+
+/// What a worker is told and what it does.
+pub(crate) struct Post {
+    order: Mutex<Order>,
+    changed: Condvar,
+    /// True from the order to run until the worker waits again.
+    is_running: Mutex<bool>,
+    parked: Condvar,
+}
+
+impl Post {
+    fn new() -> Self {
+        Self {
+            order: Mutex::new(Order::Wait),
+            changed: Condvar::new(),
+            is_running: Mutex::new(false),
+            parked: Condvar::new(),
+        }
+    }
+
+    /// Lets the worker, which is parked, drive its shard. False if its thread has ended.
+    pub(crate) fn run(&self, event_loop: Py<EventLoop>) -> bool {
+        let refused = {
+            let mut order = self.order.lock();
+            if matches!(*order, Order::End) {
+                Some(event_loop)
+            } else {
+                *self.is_running.lock() = true;
+                *order = Order::Run(event_loop);
+                None
+            }
+        };
+        self.changed.notify_all();
+        refused.is_none()
+    }
+
+    /// Ends the thread once it is parked.
+    pub(crate) fn end(&self) {
+        let replaced = std::mem::replace(&mut *self.order.lock(), Order::End);
+        drop(replaced);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        *self.is_running.lock()
+    }
+
+    /// Blocks until the worker is parked. The thread is detached.
+    pub(crate) fn wait_until_parked(&self) {
+        let mut is_running = self.is_running.lock();
+        while *is_running {
+            self.parked.wait(&mut is_running);
+        }
+    }
+
+}
+
+/// The worker's side of its post.
+#[pyclass(frozen, module = "rloop._rloop")]
+pub(crate) struct Worker {
+    pub(crate) post: Arc<Post>,
+    index: u16,
+}
+
+impl Worker {
+    pub(crate) fn new(index: u16) -> Self {
+        Self { post: Arc::new(Post::new()), index }
+    }
+}
+
+#[pymethods]
+impl Worker {
+    /// The index of the worker's shard.
+    #[getter]
+    fn shard(&self) -> u16 {
+        self.index
+    }
+
+    /// Waits for the loop to run, and returns it; `None` when the thread is to end.
+    fn wait(&self, py: Python<'_>) -> Option<Py<EventLoop>> {
+        py.detach(|| {
+            let mut order = self.post.order.lock();
+            loop {
+                match std::mem::replace(&mut *order, Order::Wait) {
+                    Order::Run(event_loop) => return Some(event_loop),
+                    Order::End => {
+                        *order = Order::End;
+                        return None;
+                    }
+                    Order::Wait => self.post.changed.wait(&mut order),
+                }
+            }
+        })
+    }
+
+    /// Says that the worker does not drive its shard any more.
+    fn park(&self, event_loop: &Bound<'_, EventLoop>) {
+        *self.post.is_running.lock() = false;
+        self.post.parked.notify_all();
+        event_loop.get().main_shard().notify();
+    }
+
+    /// Ends the thread once it is parked.
+    fn end(&self) {
+        self.post.end();
+    }
+}
