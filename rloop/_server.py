@@ -5,7 +5,7 @@ from asyncio import base_events
 from typing import Any
 
 
-class ShardedServer(base_events.Server):
+class Server(base_events.Server):
     """An ``asyncio.Server`` whose connections begin and end on any thread.
 
     The standard library's server counts its transports and wakes who waits for the last of them. Here

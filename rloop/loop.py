@@ -19,9 +19,8 @@ from asyncio import constants, events, sslproto
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from rloop import _rloop
+from rloop import _rloop, _server, _streams
 from rloop._selector import WatchedDescriptors
-from rloop._server import ShardedServer
 from rloop._threads import Crew, count_threads, disband_all
 from rloop._transport import SocketTransport
 from rloop._watchdog import Watchdog
@@ -210,7 +209,7 @@ class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[mi
         **more: Any,
     ) -> None:
         if self._crew is not None:
-            ShardedServer.adopt(server)
+            _server.Server.adopt(server)
         super()._start_serving(protocol_factory, sock, sslcontext, server, *limits, **more)
 
     def _accept_connection2(
@@ -243,6 +242,8 @@ class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[mi
         server: Any = None,
     ) -> SocketTransport:
         self._ensure_fd_no_transport(sock)
+        if self._crew is not None:
+            _streams.adopt(self, protocol)
         transport = SocketTransport(self, sock, protocol, waiter, extra, server)
         self._transports[transport._sock_fd] = transport
         return transport
@@ -261,6 +262,8 @@ class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[mi
         ssl_handshake_timeout: Any = None,
         ssl_shutdown_timeout: Any = None,
     ) -> asyncio.Transport:
+        if self._crew is not None:
+            _streams.adopt(self, protocol)
         ssl_protocol = sslproto.SSLProtocol(
             self,
             protocol,
