@@ -108,10 +108,15 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])
 def conformance(session: nox.Session) -> None:
-    """Run CPython's asyncio tests on TokioLoop; arguments go to tests/conformance/run.py."""
+    """Run CPython's asyncio tests on TokioLoop; arguments go to tests/conformance/run.py.
+
+    Without arguments, the tests of locks and queues also run against rloop.sync.
+    """
     check_interpreter(session)
     install_wheel(session)
     run_in(session, "tests", "python", "conformance/run.py", *session.posargs)
+    if not session.posargs:
+        run_in(session, "tests", "python", "conformance/run.py", "--primitives=rloop.sync")
 
 
 @nox.session(python=False)

@@ -28,6 +28,8 @@ class Orders(TypedDict):
     """The module in it, such as ``test_events``."""
     loop: str
     """A name in ``redirect.LOOPS``."""
+    primitives: str
+    """One of ``redirect.PRIMITIVES``."""
     timeout: float
     """Seconds that one test may take."""
     report: int

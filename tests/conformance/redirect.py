@@ -17,7 +17,7 @@ ignored, so that they run the same loop three times.
 
 import asyncio
 import importlib
-from asyncio import unix_events
+from asyncio import locks, queues, unix_events
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -30,6 +30,9 @@ LOOPS = {
     "zuvloop": ("zuvloop", "new_event_loop"),
     "rloop": ("rloop", "new_event_loop"),
 }
+
+# What --primitives accepts: modules with the names of asyncio's locks and queues.
+PRIMITIVES = ("asyncio", "rloop.sync")
 
 
 def find_loop_factory(name: str) -> LoopFactory:
@@ -99,6 +102,14 @@ def redirect_loop_creation(factory: LoopFactory) -> RedirectedLoopClass:
                 # A default policy; its name differs between versions.
                 value._loop_factory = stand_in
     return stand_in
+
+
+def redirect_primitives(name: str) -> None:
+    """Make ``asyncio.Lock`` and its like the classes of ``name``, a value of ``PRIMITIVES``."""
+    replacement = importlib.import_module(name)
+    for namespace in (locks, queues):
+        for public in namespace.__all__:
+            setattr(asyncio, public, getattr(replacement, public))
 
 
 def relax_loop_cleanup(test_case: Any) -> None:

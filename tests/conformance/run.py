@@ -1,13 +1,16 @@
 """Runs CPython's own asyncio tests, of the interpreter that runs this, on the loop under test.
 
-``python tests/conformance/run.py [--loop NAME] [--jobs N] [TEST ...]``, where a TEST is a module
-(``test_events``), a test id (``test_locks.LockTests.test_repr``), the beginning of one up to a dot,
-or a pattern of ids as in fnmatch. Called by developers and by ``nox -s conformance``.
+``python tests/conformance/run.py [--loop NAME] [--primitives MODULE] [--jobs N] [TEST ...]``, where
+a TEST is a module (``test_events``), a test id (``test_locks.LockTests.test_repr``), the beginning
+of one up to a dot, or a pattern of ids as in fnmatch. With ``--primitives rloop.sync``, the tests
+get asyncio's locks and queues from there; only the tests of these run by default. Called by
+developers and by ``nox -s conformance``.
 
 Prints ``passed N of M``: M counts the tests that ran, so not those that CPython skips on this
 machine; N counts neither expected failures nor anything else that failed. The exit status is 0 if
 and only if all went as expectations.py says. The tracebacks of all failures are in
-``target/conformance/LOOP-VERSION.log``, every outcome in the ``.json`` file beside it.
+``target/conformance/LOOP-VERSION.log``, with MODULE between the two where it was given; every
+outcome is in the ``.json`` file beside it.
 
 A test that fails unexpectedly is run once more on asyncio's own loop. If it fails there, too, then
 this machine is at fault (no IPv6, an OpenSSL that the test is too old for): it is reported as an
@@ -32,11 +35,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conformance.expectations import EXPECTED_FAILURES
 from conformance.protocol import Outcome
-from conformance.redirect import LOOPS, find_loop_factory
+from conformance.redirect import LOOPS, PRIMITIVES, find_loop_factory
 from conformance.supervisor import ModuleRun, Supervisor
 from conformance.verdict import Verdict, judge
 
 PACKAGE = "test.test_asyncio"
+PRIMITIVES_TESTS = ("test_locks", "test_queues")
 RESULTS = Path(__file__).parents[2] / "target" / "conformance"
 VERSION = "{}.{}{}".format(
     *sys.version_info[:2], "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
@@ -49,6 +53,12 @@ def parse_arguments() -> argparse.Namespace:
         description="Run CPython's own asyncio tests on the loop under test."
     )
     parser.add_argument("--loop", choices=LOOPS, default="rloop", help="default: rloop")
+    parser.add_argument(
+        "--primitives",
+        choices=PRIMITIVES,
+        default="asyncio",
+        help="where the tests get locks and queues from; default: asyncio",
+    )
     parser.add_argument(
         "--jobs",
         type=int,
@@ -64,7 +74,10 @@ def parse_arguments() -> argparse.Namespace:
         help="how long one test may take; default: 60",
     )
     parser.add_argument("tests", nargs="*", metavar="TEST", help="default: all")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.primitives != "asyncio" and not arguments.tests:
+        arguments.tests = PRIMITIVES_TESTS
+    return arguments
 
 
 def find_modules(tests: Sequence[str]) -> list[str]:
@@ -167,21 +180,28 @@ def report(verdict: Verdict, log: Path, loop: str, seconds: float) -> None:
 def main() -> int:
     """Run the tests that the command line names; return the exit status."""
     arguments = parse_arguments()
-    selection: list[str] = arguments.tests
+    selection: Sequence[str] = arguments.tests
+    subject = arguments.loop
+    if arguments.primitives != "asyncio":
+        subject += f"-{arguments.primitives}"
     begin = time.monotonic()
     find_loop_factory(arguments.loop)
     modules = find_modules(selection)
     supervisor = Supervisor(
-        PACKAGE, arguments.loop, arguments.timeout, lambda test: is_selected(test, selection)
+        PACKAGE,
+        arguments.loop,
+        arguments.timeout,
+        lambda test: is_selected(test, selection),
+        primitives=arguments.primitives,
     )
     runs = run_modules(supervisor, modules, arguments.jobs)
     verdict = judge(runs, EXPECTED_FAILURES if arguments.loop == "rloop" else (), VERSION)
-    if arguments.loop != "asyncio":
+    if subject != "asyncio":
         verdict.blame_environment(
             try_on_asyncio(verdict.unexpected_failures, arguments.timeout, arguments.jobs)
         )
-    log = write_results(f"{arguments.loop}-{VERSION}", runs, verdict)
-    report(verdict, log, arguments.loop, time.monotonic() - begin)
+    log = write_results(f"{subject}-{VERSION}", runs, verdict)
+    report(verdict, log, subject, time.monotonic() - begin)
     if not verdict.tests_run:
         print(f"no test ran; is there any like {' '.join(selection)}?", file=sys.stderr)
         return 2

@@ -58,6 +58,7 @@ class Supervisor:
         timeout: how long one test may take, in seconds.
         is_selected: whether to run the test with this id.
         python_path: folders that the workers find modules in, beside their usual ones.
+        primitives: where the tests get locks and queues from, one of ``redirect.PRIMITIVES``.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class Supervisor:
         timeout: float,
         is_selected: Callable[[str], bool],
         python_path: str | None = None,
+        primitives: str = "asyncio",
     ) -> None:
         self._package = package
         self._loop = loop
         self._timeout = timeout
         self._is_selected = is_selected
+        self._primitives = primitives
         self._environment = dict(os.environ)
         if python_path is not None:
             self._environment["PYTHONPATH"] = python_path
@@ -96,6 +99,7 @@ class Supervisor:
                 package=self._package,
                 module=run.module,
                 loop=self._loop,
+                primitives=self._primitives,
                 timeout=self._timeout,
                 report=writer,
             )

@@ -28,6 +28,7 @@ from conformance.redirect import (
     RedirectedLoopClass,
     find_loop_factory,
     redirect_loop_creation,
+    redirect_primitives,
     relax_loop_cleanup,
 )
 
@@ -181,6 +182,7 @@ def main() -> None:
     faulthandler.dump_traceback_later(orders["timeout"], exit=True)
     prepare_process()
     loop_class = redirect_loop_creation(find_loop_factory(orders["loop"]))
+    redirect_primitives(orders["primitives"])
     if orders["package"] == "test.test_asyncio":
         relax_loop_cleanup(importlib.import_module("test.test_asyncio.utils").TestCase)
     prefix = orders["package"] + "."
