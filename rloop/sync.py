@@ -177,7 +177,7 @@ class Event(_Shared, asyncio.Event):
         if self._value:
             return True
         with self._mutex:
-            if self._value:
+            if self.is_set():
                 return True
             waiter = self._line_up(self._waiters)
         try:
