@@ -7,6 +7,7 @@ factory for everything that takes one, such as :class:`asyncio.Runner`.
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from rloop import sync
 from rloop._shards import current_shard, on_shard, pinned, spawn
 from rloop.loop import TokioLoop
 from rloop.run import install, new_event_loop, run
@@ -24,6 +25,7 @@ __all__ = [
     "pinned",
     "run",
     "spawn",
+    "sync",
 ]
 
 _OLD_NAMES = {

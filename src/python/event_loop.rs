@@ -59,6 +59,11 @@ impl EventLoop {
         self.crew.get()
     }
 
+    /// The shard of the calling thread, if the use of primitives is to be checked there.
+    fn shard_to_check(&self) -> Option<u16> {
+        if self.is_debug() && self.crew().is_some() { driven_index(self.number) } else { None }
+    }
+
     /// The shard that a handle or transport belongs to.
     pub(crate) fn shard(&self, home: u16) -> &Arc<Shard> {
         match self.crew() {
@@ -453,7 +458,15 @@ impl EventLoop {
     ) -> PyResult<Py<Handle>> {
         slf.get().check_closed()?;
         Self::check_call(slf, &callback, "call_soon", false)?;
-        Self::schedule(slf, callback.unbind(), args, context)
+        let handle = Self::schedule(slf, callback.unbind(), args, context)?;
+        // Afterwards: a task whose wake-up is refused would never end.
+        if let Some(shard) = slf.get().shard_to_check() {
+            let home = handle.get().home();
+            if home != shard {
+                imports::CHECK_WAKING.get(slf.py())?.call1((home, shard))?;
+            }
+        }
+        Ok(handle)
     }
 
     /// Like `call_soon()`, from any thread. See `asyncio.loop.call_soon_threadsafe`.
@@ -507,6 +520,9 @@ impl EventLoop {
 
     /// A future of this loop.
     fn create_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(shard) = slf.get().shard_to_check() {
+            imports::CHECK_WAITING.get(slf.py())?.call1((shard,))?;
+        }
         let keywords = PyDict::new(slf.py());
         keywords.set_item("loop", slf)?;
         imports::FUTURE.get(slf.py())?.call((), Some(&keywords))

@@ -49,6 +49,8 @@ pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");
 pub(crate) static GET_FRAME: Import = Import::new("sys", "_getframe");
+pub(crate) static CHECK_WAITING: Import = Import::new("rloop._misuse", "check_waiting");
+pub(crate) static CHECK_WAKING: Import = Import::new("rloop._misuse", "check_waking");
 
 /// asyncio's logger, as `asyncio.base_events` has it now: tests put another in its place.
 pub(crate) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
