@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from rloop.sync import Event
 from support.threads import PEER_TIMEOUT
 
 Call = tuple[str, Any]
@@ -20,7 +21,8 @@ class Journal:
         self.calls: list[Call] = []
         self.data = bytearray()
         self.transport: Any = None
-        self._changed = asyncio.Event()
+        # The protocol may live on another shard than the test.
+        self._changed = Event()
 
     def note(self, name: str, value: Any = None) -> None:
         """Append one call."""
@@ -44,8 +46,11 @@ class Journal:
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until a call has made the condition true; raise TimeoutError if none does."""
         async with asyncio.timeout(PEER_TIMEOUT):
-            while not condition():
+            while True:
+                # Before the question: what another thread notes after it sets the event again.
                 self._changed.clear()
+                if condition():
+                    return
                 await self._changed.wait()
 
     async def called(self, name: str) -> Any:

@@ -90,6 +90,7 @@ impl StreamTransport {
             fd,
             generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
             home,
+            close_forwarded: AtomicBool::new(false),
             attached: AtomicBool::new(false),
         })
     }
@@ -151,7 +152,7 @@ impl StreamTransport {
 
     /// True if the transport is closing or closed.
     fn is_closing(&self) -> bool {
-        self.state.lock().closing
+        self.state.lock().closing || self.close_forwarded.load(Ordering::Relaxed)
     }
 
     /// Closes the transport once what is queued was sent.

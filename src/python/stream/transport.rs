@@ -33,6 +33,8 @@ pub(crate) struct StreamTransport {
     pub(super) generation: u64,
     /// Where the transport lives.
     pub(super) home: Arc<Shard>,
+    /// Another thread has called `close()` or `abort()`, and the call is on its way home.
+    pub(super) close_forwarded: AtomicBool,
     /// Whether the shard keeps it alive; only the home thread changes this.
     pub(super) attached: AtomicBool,
 }
@@ -55,7 +57,11 @@ impl StreamTransport {
     ) -> PyResult<bool> {
         let home = &slf.get().home;
         if home.is_elsewhere() {
-            home.push(Work::Remote(slf.clone().unbind(), Box::new(call()?)));
+            let call = call()?;
+            if matches!(call, Remote::Close | Remote::Abort(_)) {
+                slf.get().close_forwarded.store(true, Ordering::Relaxed);
+            }
+            home.push(Work::Remote(slf.clone().unbind(), Box::new(call)));
             return Ok(true);
         }
         Ok(false)
