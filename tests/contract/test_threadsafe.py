@@ -10,6 +10,7 @@ import weakref
 import pytest
 
 from support.loops import LoopFactory
+from support.threads import run_beside_threads
 
 Loop = asyncio.AbstractEventLoop
 
@@ -19,28 +20,12 @@ CALLS_PER_THREAD = 10_000
 
 def test_every_callback_of_eight_threads_runs_in_the_order_of_its_thread(loop: Loop) -> None:
     ran: list[tuple[int, int]] = []
-    barrier = threading.Barrier(THREADS, timeout=20)
 
     def hammer(name: int) -> None:
-        barrier.wait()
         for number in range(CALLS_PER_THREAD):
             loop.call_soon_threadsafe(ran.append, (name, number))
-        loop.call_soon_threadsafe(finish)
 
-    finished = 0
-
-    def finish() -> None:
-        nonlocal finished
-        finished += 1
-        if finished == THREADS:
-            loop.stop()
-
-    threads = [threading.Thread(target=hammer, args=(name,)) for name in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    loop.run_forever()
-    for thread in threads:
-        thread.join()
+    run_beside_threads(loop, THREADS, hammer)
     assert len(ran) == THREADS * CALLS_PER_THREAD
     for name in range(THREADS):
         assert [number for thread, number in ran if thread == name] == list(range(CALLS_PER_THREAD))

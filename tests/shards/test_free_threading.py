@@ -10,6 +10,7 @@ import time
 import pytest
 
 from support.programs import run_program
+from support.threads import run_beside_threads
 
 Loop = asyncio.AbstractEventLoop
 
@@ -64,22 +65,8 @@ def test_eight_threads_wake_an_idle_loop_each_time_and_every_call_runs(loop: Loo
             loop.call_soon_threadsafe(answer, time.monotonic(), answered)
             assert answered.wait(60)
             answered.clear()
-        loop.call_soon_threadsafe(finish)
 
-    finished = 0
-
-    def finish() -> None:
-        nonlocal finished
-        finished += 1
-        if finished == THREADS:
-            loop.stop()
-
-    threads = [threading.Thread(target=hammer, args=(name,)) for name in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    loop.run_forever()
-    for thread in threads:
-        thread.join()
+    run_beside_threads(loop, THREADS, hammer)
     assert counts == [CALLS_PER_THREAD] * THREADS
     assert max(lateness) < 1
 

@@ -56,3 +56,34 @@ async def turns(count: int) -> None:
     """Let the loop run that many turns."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def run_beside_threads(
+    loop: asyncio.AbstractEventLoop, count: int, body: Callable[[int], object]
+) -> None:
+    """Run the loop while that many threads call ``body(number)``, starting all at once.
+
+    The loop stops when all of them have returned. What one raises ends only that thread.
+    """
+    barrier = threading.Barrier(count, timeout=PEER_TIMEOUT)
+    running = count
+
+    def finish() -> None:
+        nonlocal running
+        running -= 1
+        if running == 0:
+            loop.stop()
+
+    def run(number: int) -> None:
+        try:
+            barrier.wait()
+            body(number)
+        finally:
+            loop.call_soon_threadsafe(finish)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    loop.run_forever()
+    for thread in threads:
+        thread.join()
