@@ -227,6 +227,15 @@ impl StreamState {
         Ok(())
     }
 
+    /// Makes `context` that of the writing callbacks; returns the one to drop.
+    #[must_use]
+    pub(crate) fn set_write_context(&mut self, context: Py<PyContext>) -> Option<Py<PyContext>> {
+        match &mut self.objects {
+            Some(objects) => objects.write_context.replace(context),
+            None => Some(context),
+        }
+    }
+
     /// Counts a write on a lost connection; false if the connection stands.
     pub(crate) fn note_lost_write(&mut self) -> bool {
         if self.lost == 0 {

@@ -87,10 +87,7 @@ impl StreamTransport {
             let mut state = slf.get().state.lock();
             let starts = state.queue.is_empty();
             let change = state.enqueue(data, offset);
-            let old_context = match &mut state.objects {
-                Some(objects) if starts => objects.write_context.replace(context),
-                _ => Some(context),
-            };
+            let old_context = if starts { state.set_write_context(context) } else { Some(context) };
             (change, old_context)
         };
         drop(old_context);
@@ -118,10 +115,7 @@ impl StreamTransport {
         let mut used = Vec::new();
         let (flushed, change, old_context) = {
             let mut state = slf.get().state.lock();
-            let old_context = match &mut state.objects {
-                Some(objects) => objects.write_context.replace(context),
-                None => Some(context),
-            };
+            let old_context = state.set_write_context(context);
             for chunk in chunks {
                 state.queue.push(chunk, 0);
             }
