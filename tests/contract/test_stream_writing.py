@@ -299,6 +299,7 @@ async def test_write_after_close_is_dropped_and_the_fifth_warns(
         with caplog.at_level(logging.WARNING, logger="asyncio"):
             for _ in range(4):
                 transport.write(b"late")
+                transport.write(b"")
             assert caplog.messages == []
             transport.write(b"late")
             assert caplog.messages == ["socket.send() raised exception."]

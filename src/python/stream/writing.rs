@@ -53,7 +53,8 @@ impl StreamTransport {
             if state.eof_written || state.empty_waiter.is_some() {
                 state.check_writable("write")?;
             }
-            if state.note_lost_write() {
+            // asyncio does not count an empty write.
+            if !bytes.is_empty() && state.note_lost_write() {
                 Written::Lost(state.lost)
             } else {
                 match state.write_now(bytes) {
