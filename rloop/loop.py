@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from rloop import _rloop, _server, _streams
 from rloop._selector import WatchedDescriptors
+from rloop._sockets import SocketMethods
 from rloop._threads import Crew, count_threads, disband_all
 from rloop._transport import SocketTransport
 from rloop._watchdog import Watchdog
@@ -36,7 +37,7 @@ atexit.register(_rloop._park_running_loops)
 _T = TypeVar("_T")
 
 
-class TokioLoop(_rloop.EventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
+class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """A drop-in asyncio event loop on tokio.
 
     With one thread, the thread rules are those of :class:`asyncio.AbstractEventLoop`: use

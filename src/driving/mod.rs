@@ -5,3 +5,4 @@ pub(crate) mod driver;
 pub(crate) mod poller;
 pub(crate) mod process;
 pub(crate) mod registration;
+pub(crate) mod sockets;

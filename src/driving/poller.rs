@@ -7,9 +7,14 @@
 //! level-triggered semantics, the very one that `selectors.EpollSelector` uses, and only that set is
 //! registered with tokio.
 //!
-//! Cost: a wake-up takes two more system calls than a stream transport's, the look into this set
-//! and the look that finds it empty before the shard parks. A turn without such a wake-up pays
-//! nothing.
+//! A callback of `add_reader` stays, so the kernel has to be asked again before the shard parks. A
+//! `sock_*` operation wants one event: then the kernel stops watching by itself (`EPOLLONESHOT`), the
+//! descriptor stays in the set, and the next operation on it asks again with one call. That call
+//! also notices if the number means another file by now, which no memory of ours could.
+//!
+//! Cost: a wake-up of a callback takes two more system calls than a stream transport's, the look
+//! into this set and the look that finds it empty before the shard parks; that of an operation takes
+//! the look and the next request. A turn without such a wake-up pays nothing.
 
 use crate::driving::registration::PollerEvent;
 use crate::sys;
@@ -26,11 +31,13 @@ use tokio::io::unix::AsyncFd;
 /// How many events one look returns. More stay in the kernel for the next turn.
 const EVENTS_PER_LOOK: usize = 256;
 
-/// Which callbacks a descriptor has.
+/// What a descriptor is watched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watched {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
+    /// Until the first event only.
+    pub(crate) once: bool,
 }
 
 impl Watched {
@@ -38,15 +45,44 @@ impl Watched {
         let mut flags = EventFlags::empty();
         flags.set(EventFlags::IN, self.readable);
         flags.set(EventFlags::OUT, self.writable);
+        flags.set(EventFlags::ONESHOT, self.once);
         flags
     }
 }
 
-/// A ready descriptor: `token` is what it was registered with.
+/// Names a descriptor in its events: its number, and a counter that tells apart what had the number
+/// one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) fd: RawFd,
+    pub(crate) generation: u32,
+}
+
+/// Set in an event's data if it is the only one to come. The kernel copies it together with the
+/// event, so it is right even if the request changes meanwhile.
+const ONCE: u64 = 1 << 31;
+
+impl Token {
+    fn data(self, watched: Watched) -> EventData {
+        debug_assert!(self.fd >= 0);
+        #[expect(clippy::cast_sign_loss, reason = "a descriptor that epoll takes is not negative")]
+        let low = u64::from(self.fd as u32);
+        let once = if watched.once { ONCE } else { 0 };
+        EventData::new_u64(u64::from(self.generation) << 32 | once | low)
+    }
+
+    fn from_data(data: u64) -> Self {
+        Self { fd: (data & (ONCE - 1)) as RawFd, generation: (data >> 32) as u32 }
+    }
+}
+
+/// A ready descriptor.
 pub(crate) struct Ready {
-    pub(crate) token: u64,
+    pub(crate) token: Token,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
+    /// The kernel has stopped watching it.
+    pub(crate) was_last: bool,
 }
 
 /// The epoll set.
@@ -63,22 +99,31 @@ impl Poller {
     }
 
     /// Adds a descriptor. Like epoll, refuses what cannot be polled with `EPERM`.
-    pub(crate) fn add(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
-        sys::with_descriptor(fd, |fd| {
-            epoll::add(&self.set, fd, EventData::new_u64(token), watched.flags())
-        })??;
-        Ok(())
+    pub(crate) fn add(&self, token: Token, watched: Watched) -> io::Result<()> {
+        match self.try_add(token, watched)? {
+            Err(Errno::EXIST) => Ok(self.try_modify(token, watched)??),
+            added => Ok(added?),
+        }
     }
 
     /// Changes what is watched. A number that was closed and opened again since is added anew.
-    pub(crate) fn modify(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
-        let modified = sys::with_descriptor(fd, |fd| {
-            epoll::modify(&self.set, fd, EventData::new_u64(token), watched.flags())
-        })?;
-        match modified {
-            Err(Errno::NOENT) => self.add(fd, token, watched),
-            result => Ok(result?),
+    pub(crate) fn modify(&self, token: Token, watched: Watched) -> io::Result<()> {
+        match self.try_modify(token, watched)? {
+            Err(Errno::NOENT) => Ok(self.try_add(token, watched)??),
+            modified => Ok(modified?),
         }
+    }
+
+    fn try_add(&self, token: Token, watched: Watched) -> io::Result<rustix::io::Result<()>> {
+        sys::with_descriptor(token.fd, |fd| {
+            epoll::add(&self.set, fd, token.data(watched), watched.flags())
+        })
+    }
+
+    fn try_modify(&self, token: Token, watched: Watched) -> io::Result<rustix::io::Result<()>> {
+        sys::with_descriptor(token.fd, |fd| {
+            epoll::modify(&self.set, fd, token.data(watched), watched.flags())
+        })
     }
 
     /// Removes a descriptor. One that is closed already left the set by itself.
@@ -89,28 +134,33 @@ impl Poller {
         }
     }
 
-    /// Hands every ready descriptor to `sink`. Returns false if there was none: then, and only then,
-    /// an event comes when there is one.
+    /// Hands every ready descriptor to `sink`. Returns false if none is left: then, and only then, an
+    /// event comes when there is one.
     pub(crate) fn look(&self, mut sink: impl FnMut(Ready)) -> io::Result<bool> {
+        let mut may_be_left = false;
         let looked = self.set.try_io(Interest::READABLE, |set| {
             let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_LOOK];
             let (events, _) = match epoll::wait(set, &mut buffer, Some(&ZERO)) {
-                Err(Errno::INTR) => return Ok(()),
+                Err(Errno::INTR) => {
+                    may_be_left = true;
+                    return Ok(());
+                }
                 result => result?,
             };
-            if events.is_empty() {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
+            may_be_left = events.len() == EVENTS_PER_LOOK;
             for event in events {
-                let flags = event.flags;
+                let (flags, data) = (event.flags, event.data.u64());
+                let was_last = data & ONCE != 0;
+                may_be_left |= !was_last;
                 // An error or a hang-up is reported to both callbacks, as selectors does.
                 sink(Ready {
-                    token: event.data.u64(),
+                    token: Token::from_data(data),
                     readable: flags.intersects(!EventFlags::OUT),
                     writable: flags.intersects(!EventFlags::IN),
+                    was_last,
                 });
             }
-            Ok(())
+            if may_be_left { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
         });
         match looked {
             Ok(()) => Ok(true),

@@ -13,10 +13,12 @@ use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
 use crate::python::homes::Homes;
 use crate::python::imports;
 use crate::python::shard::{Reading, Role, Shard, Work, driven_index};
-use crate::python::watches::Side;
+use crate::python::sockets::{self, Target};
+use crate::python::watches::{Side, Waiter};
 use crate::python::worker::Worker;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyDict, PyFloat, PyTuple};
 use std::io;
@@ -44,9 +46,22 @@ pub(crate) struct EventLoop {
     debug: AtomicBool,
     closed: AtomicBool,
     stopping: AtomicBool,
+    /// The transports of the standard library's loop, by descriptor, once they were asked for.
+    transports: OnceLock<Py<PyAny>>,
 }
 
 impl EventLoop {
+    /// The weak references to transports by descriptor, behind the mapping that the standard library
+    /// keeps, which has the dead ones as well.
+    pub(crate) fn transports<'py>(&self, slf: &Bound<'py, Self>) -> PyResult<&Bound<'py, PyAny>> {
+        let py = slf.py();
+        if let Some(transports) = self.transports.get() {
+            return Ok(transports.bind(py));
+        }
+        let transports = slf.getattr(intern!(py, "_transports"))?.getattr(intern!(py, "data"))?;
+        Ok(self.transports.get_or_init(|| transports.unbind()).bind(py))
+    }
+
     pub(crate) fn is_debug(&self) -> bool {
         self.debug.load(Ordering::Relaxed)
     }
@@ -234,24 +249,9 @@ impl EventLoop {
         this.check_closed()?;
         let fd = descriptor(fd)?;
         let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, None)?)?;
-        let home = handle.get().home();
-        let io = this.shard(home).io()?;
-        let mut released = Vec::new();
-        let watched = {
-            // Locked until the registries are changed; those who are released are dropped after.
-            let mut watchers = this.crew().map(|crew| crew.watchers.lock());
-            let previous = watchers.as_mut().and_then(|map| map.insert((fd, side), home));
-            let moved = match previous {
-                Some(previous) if previous != home => this.shard(previous).unwatch(fd, side),
-                _ => Ok(None),
-            };
-            moved.and_then(|moved| {
-                let new = handle.clone_ref(slf.py());
-                Ok(io.watches.set(fd, side, new, &mut released)?.or(moved))
-            })
-        };
-        drop(released);
-        cancel(slf.py(), watched.or_os_error(slf.py())?)?;
+        let waiter = Waiter::Callback(handle.clone_ref(slf.py()));
+        let replaced = this.set_waiter(fd, side, handle.get().home(), waiter)?;
+        cancel(slf.py(), replaced.or_os_error(slf.py())?)?;
         Ok(handle)
     }
 
@@ -264,7 +264,31 @@ impl EventLoop {
         cancel(slf.py(), removed.or_os_error(slf.py())?)
     }
 
-    fn unwatch_side(&self, fd: RawFd, side: Side) -> io::Result<Option<Py<Handle>>> {
+    /// Lets `waiter` wait for a descriptor on shard `home`, in place of the waiter it returns.
+    pub(crate) fn set_waiter(
+        &self,
+        fd: RawFd,
+        side: Side,
+        home: u16,
+        waiter: Waiter,
+    ) -> PyResult<io::Result<Option<Waiter>>> {
+        let io = self.shard(home).io()?;
+        let mut released = Vec::new();
+        let replaced = {
+            // Locked until the registries are changed; those who are released are dropped after.
+            let mut watchers = self.crew().map(|crew| crew.watchers.lock());
+            let previous = watchers.as_mut().and_then(|map| map.insert((fd, side), home));
+            let moved = match previous {
+                Some(previous) if previous != home => self.shard(previous).unwatch(fd, side),
+                _ => Ok(None),
+            };
+            moved.and_then(|moved| Ok(io.watches.set(fd, side, waiter, &mut released)?.or(moved)))
+        };
+        drop(released);
+        Ok(replaced)
+    }
+
+    fn unwatch_side(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
         let mut watchers = self.crew().map(|crew| crew.watchers.lock());
         let home = match &mut watchers {
             None => Some(0),
@@ -282,12 +306,12 @@ impl EventLoop {
     }
 }
 
-/// Cancels a handle that was taken out of the registry; true if there was one.
-fn cancel(py: Python<'_>, handle: Option<Py<Handle>>) -> PyResult<bool> {
-    let Some(handle) = handle else {
+/// Cancels what was taken out of the registry; true if there was something.
+fn cancel(py: Python<'_>, waiter: Option<Waiter>) -> PyResult<bool> {
+    let Some(waiter) = waiter else {
         return Ok(false);
     };
-    handle.call_method0(py, "cancel")?;
+    waiter.cancel(py)?;
     Ok(true)
 }
 
@@ -295,7 +319,7 @@ fn cancel(py: Python<'_>, handle: Option<Py<Handle>>) -> PyResult<bool> {
 ///
 /// # Errors
 /// `ValueError`, worded as selectors words it.
-fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+pub(crate) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
     let number = if let Ok(number) = object.extract::<i64>() {
         number
     } else {
@@ -336,6 +360,7 @@ impl EventLoop {
             debug: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            transports: OnceLock::new(),
         })
     }
 
@@ -528,6 +553,11 @@ impl EventLoop {
         imports::FUTURE.get(slf.py())?.call((), Some(&keywords))
     }
 
+    /// Whether the loop is in debug mode. Every future and task asks.
+    fn get_debug(&self) -> bool {
+        self.is_debug()
+    }
+
     /// Queues a handle that the standard library made, such as a signal handler's.
     fn _add_callback(&self, handle: Py<PyAny>) {
         self.main_shard().push(Work::RunForeign(handle));
@@ -567,6 +597,78 @@ impl EventLoop {
 
     fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         Self::unwatch(slf, fd, Side::Writer)
+    }
+
+    /// Begins `sock_recv()`. Like its kin below, returns the result, or a future for it.
+    fn _begin_sock_recv<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        n: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Target::new(slf, sock)?.receive(n)
+    }
+
+    fn _begin_sock_recv_into<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        buf: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Target::new(slf, sock)?.receive_into(buf)
+    }
+
+    fn _begin_sock_recvfrom<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        bufsize: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Target::new(slf, sock)?.call("recvfrom", (bufsize,), Side::Reader)
+    }
+
+    fn _begin_sock_recvfrom_into<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        buf: &Bound<'py, PyAny>,
+        nbytes: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let target = Target::new(slf, sock)?;
+        if nbytes.is_truthy()? {
+            target.call("recvfrom_into", (buf, nbytes), Side::Reader)
+        } else {
+            target.call("recvfrom_into", (buf, buf.len()?), Side::Reader)
+        }
+    }
+
+    fn _begin_sock_sendall<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Target::new(slf, sock)?.send_all(data)
+    }
+
+    fn _begin_sock_sendto<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+        address: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Target::new(slf, sock)?.call("sendto", (data, address), Side::Writer)
+    }
+
+    fn _begin_sock_accept<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Target::new(slf, sock)?.accept()
+    }
+
+    /// Ends an operation whose future was cancelled.
+    fn _forget_sock(
+        slf: &Bound<'_, Self>,
+        sock: &Bound<'_, PyAny>,
+        future: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        sockets::forget(slf, sock, future)
     }
 
     /// The watched descriptors as (fd, has a reader, has a writer).
@@ -623,9 +725,8 @@ impl EventLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.shards().try_for_each(|shard| {
-            shard.visit(|handle| visit.call(handle), |transport| visit.call(transport))
-        })
+        visit.call(self.transports.get())?;
+        self.shards().try_for_each(|shard| shard.visit(&visit))
     }
 
     fn __clear__(&self) {

@@ -4,13 +4,15 @@
 #![allow(unsafe_code, reason = "this module is one of the two fences")]
 
 use pyo3::buffer::PyUntypedBuffer;
-use pyo3::exceptions::{PyBufferError, PyTypeError};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
+use pyo3::ffi::compat;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyContext, PyTuple};
+use pyo3::types::{PyBytes, PyContext, PyTuple};
 use pyo3::{PyTypeInfo, ffi};
 use std::cell::Cell;
 use std::ffi::CStr;
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 /// A thread that is detached from Python and attaches for short spells.
 ///
@@ -243,6 +245,48 @@ pub(crate) fn with_bytes<R>(
     let bytes =
         unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) };
     Ok(operation(bytes))
+}
+
+/// Makes a `bytes` object of what `fill` wrote to the start of a buffer of `capacity` bytes, without
+/// copying it; `None` if `fill` returned that.
+///
+/// # Errors
+/// `MemoryError`; else what `fill` returns.
+pub(crate) fn bytes_filled_by<'py>(
+    py: Python<'py>,
+    capacity: usize,
+    fill: impl for<'a> FnOnce(&'a mut [MaybeUninit<u8>]) -> PyResult<Option<&'a mut [u8]>>,
+) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    struct Writer(*mut compat::PyBytesWriter);
+    impl Drop for Writer {
+        fn drop(&mut self) {
+            // SAFETY: the writer was created and not finished: `finish` forgets it.
+            unsafe { compat::PyBytesWriter_Discard(self.0) }
+        }
+    }
+    let size = isize::try_from(capacity).map_err(|_| PyMemoryError::new_err(()))?;
+    // SAFETY: `py` proves that the thread is attached.
+    let writer = Writer(unsafe { compat::PyBytesWriter_Create(size) });
+    if writer.0.is_null() {
+        return Err(PyErr::fetch(py));
+    }
+    // SAFETY: the writer was just created.
+    let start = unsafe { compat::PyBytesWriter_GetData(writer.0) }.cast::<MaybeUninit<u8>>();
+    // SAFETY: the writer's buffer holds `capacity` bytes, is nobody else's, and neither moves nor
+    // goes away before the writer is finished or discarded. Uninitialized bytes are allowed.
+    let buffer = unsafe { std::slice::from_raw_parts_mut(start, capacity) };
+    let Some(filled) = fill(buffer)? else {
+        return Ok(None);
+    };
+    assert!(std::ptr::eq(filled.as_ptr().cast(), start), "filled from the start");
+    let len = filled.len().cast_signed();
+    let writer = ManuallyDrop::new(writer);
+    // SAFETY: the writer is not used any more, and `filled` shows that so many bytes were written.
+    let bytes = unsafe { compat::PyBytesWriter_FinishWithSize(writer.0, len) };
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    let bytes = unsafe { Bound::from_owned_ptr_or_err(py, bytes) }?;
+    // SAFETY: it is a `bytes` object.
+    Ok(Some(unsafe { bytes.cast_into_unchecked() }))
 }
 
 /// Runs `operation` on the writable bytes of a buffer that a protocol handed out.

@@ -45,6 +45,8 @@ pub(crate) static SET_RESULT_UNLESS_CANCELLED: Import =
     Import::new("asyncio.futures", "_set_result_unless_cancelled");
 pub(crate) static SELECTOR_SOCKET_TRANSPORT: Import =
     Import::new("asyncio.selector_events", "_SelectorSocketTransport");
+pub(crate) static CHECK_SSL_SOCKET: Import =
+    Import::new("asyncio.base_events", "_check_ssl_socket");
 pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");

@@ -7,7 +7,8 @@
 //! | the other threads of a loop, and its runs | `crew`, `worker` |
 //! | which shard something belongs to | `homes` |
 //! | `Handle` and `TimerHandle` | `handle` |
-//! | `add_reader` and `add_writer` | `watches` |
+//! | `sock_recv` and the other `sock_*` methods | `sockets` |
+//! | who waits for which descriptor | `watches` |
 //! | the stream transport | `stream` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
@@ -28,6 +29,7 @@ pub(crate) mod handle;
 pub(crate) mod homes;
 pub(crate) mod imports;
 pub(crate) mod shard;
+pub(crate) mod sockets;
 pub(crate) mod stream;
 pub(crate) mod watches;
 pub(crate) mod worker;

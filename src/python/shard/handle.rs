@@ -4,11 +4,12 @@ use super::local::{Local, Work};
 use super::statistics::{Counters, Reading};
 use crate::driving::driver::Driver;
 use crate::driving::process;
-use crate::python::handle::{Handle, Scheduled};
+use crate::python::handle::Scheduled;
 use crate::python::stream::StreamTransport;
-use crate::python::watches::{Side, Watches};
+use crate::python::watches::{Side, Waiter, Watches};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use rloop_core::inbox::{Inbox, Wake};
 use std::cell::{Cell, RefCell};
@@ -128,8 +129,8 @@ impl Shard {
         self.counters.read(self.inbox.pushed(), self.connections.load(Ordering::Relaxed))
     }
 
-    /// Forgets a callback of a descriptor and returns it.
-    pub(crate) fn unwatch(&self, fd: RawFd, side: Side) -> io::Result<Option<Py<Handle>>> {
+    /// Forgets who waits for a descriptor and returns it.
+    pub(crate) fn unwatch(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
         let io = self.io.lock().clone();
         io.map_or(Ok(None), |io| io.watches.remove(fd, side))
     }
@@ -292,15 +293,11 @@ impl Shard {
         }
     }
 
-    /// Calls `visit` with every handle and transport, for garbage collection. Skips a shard that is
-    /// running, which is no garbage.
-    pub(crate) fn visit<E>(
-        &self,
-        mut handle: impl FnMut(&Py<Handle>) -> Result<(), E>,
-        mut transport: impl FnMut(&Py<StreamTransport>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// Visits what the shard holds, for garbage collection. Skips a shard that is running, which is
+    /// no garbage.
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         if let Some(io) = self.io.try_lock().and_then(|io| io.clone()) {
-            io.watches.visit(&mut handle)?;
+            io.watches.visit(visit)?;
         }
         let Some(parked) = self.parked.try_lock() else {
             return Ok(());
@@ -308,15 +305,16 @@ impl Shard {
         let Some(local) = parked.as_ref() else {
             return Ok(());
         };
-        local.timers.iter().try_for_each(|scheduled| handle(&scheduled.0))?;
+        local.timers.iter().try_for_each(|scheduled| visit.call(&scheduled.0))?;
         for work in &local.ready {
             match work {
-                Work::Run(ready) | Work::Schedule(_, ready) => handle(ready)?,
-                Work::StartReading(stream) | Work::Remote(stream, _) => transport(stream)?,
+                Work::Run(ready) | Work::Schedule(_, ready) => visit.call(ready)?,
+                Work::Operate(pending) => pending.visit(visit)?,
+                Work::StartReading(stream) | Work::Remote(stream, _) => visit.call(stream)?,
                 Work::RunForeign(_) | Work::Event(_) => (),
             }
         }
-        local.streams.iter().flatten().try_for_each(|(_, stream)| transport(stream))
+        local.streams.iter().flatten().try_for_each(|(_, stream)| visit.call(stream))
     }
 }
 

@@ -3,13 +3,15 @@
 use crate::driving::registration::{Direction, Event, Fired};
 use crate::driving::{clock, registration};
 use crate::python::handle::{Handle, Scheduled};
+use crate::python::sockets::Pending;
 use crate::python::stream::{Remote, StreamTransport};
-use crate::python::watches::Watches;
+use crate::python::watches::{Waiter, Watches};
 use pyo3::prelude::*;
 use rloop_core::timers::TimerHeap;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 /// How far the clock may seem to lag behind the timer that rang, in seconds.
 const ALARM_MARGIN: f64 = 1e-3;
@@ -20,6 +22,8 @@ pub(crate) enum Work {
     Run(Py<Handle>),
     /// Run an `asyncio.Handle` that the standard library made.
     RunForeign(Py<PyAny>),
+    /// Try an operation of a `sock_*` method again.
+    Operate(Arc<Pending>),
     /// Run a handle at a deadline, in seconds on the loop's clock.
     Schedule(f64, Py<Handle>),
     /// A stream socket is ready.
@@ -105,10 +109,14 @@ impl Local {
         }
     }
 
-    /// Queues the handles of ready descriptors.
+    /// Queues those who wait for ready descriptors.
     pub(super) fn collect_watches(&mut self, py: Python<'_>, watches: &Watches) -> io::Result<()> {
-        self.watches_active =
-            watches.collect(py, |handle| self.ready.push_back(Work::Run(handle)))?;
+        self.watches_active = watches.collect(py, |waiter| {
+            self.ready.push_back(match waiter {
+                Waiter::Callback(handle) => Work::Run(handle),
+                Waiter::Operation(pending) => Work::Operate(pending),
+            });
+        })?;
         Ok(())
     }
 

@@ -215,7 +215,8 @@ impl Shard {
         let begun = self.with_local(|local| {
             let left_over = local.ready.len();
             local.take_events();
-            if local.watches_active && !std::mem::take(&mut local.looked_ahead) {
+            let looked_ahead = std::mem::take(&mut local.looked_ahead);
+            if local.watches_active && !looked_ahead {
                 local.collect_watches(py, watches)?;
             }
             if self.inbox.begin() {
@@ -277,6 +278,7 @@ impl Shard {
             };
             match work {
                 Work::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
+                Work::Operate(pending) => pending.retry(py)?,
                 Work::RunForeign(handle) => {
                     if !handle.getattr(py, "_cancelled")?.is_truthy(py)? {
                         handle.call_method0(py, "_run")?;

@@ -13,11 +13,21 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 /// The most one read takes, as in `asyncio.selector_events`.
-const MAX_READ_SIZE: usize = 256 * 1024;
+pub(crate) const MAX_READ_SIZE: usize = 256 * 1024;
 
 thread_local! {
     /// Where a read goes before its size is known.
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `operation` on the thread's buffer of [`MAX_READ_SIZE`] bytes. It must not run Python code.
+pub(crate) fn with_read_buffer<R>(operation: impl FnOnce(&mut [u8]) -> R) -> R {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        if buffer.is_empty() {
+            buffer.resize(MAX_READ_SIZE, 0);
+        }
+        operation(buffer)
+    })
 }
 
 /// What a read event led to.
@@ -54,7 +64,7 @@ impl StreamTransport {
     /// `SystemExit` and `KeyboardInterrupt` of the protocol.
     pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let received = READ_BUFFER.with_borrow_mut(|buffer| {
+        let received = with_read_buffer(|buffer| {
             let state = slf.get().state.lock();
             let Some(objects) = state.objects.as_ref().filter(|_| state.reader_active) else {
                 return Received::Nothing;
@@ -62,9 +72,6 @@ impl StreamTransport {
             let path = objects.read_path.clone();
             if matches!(path.receiver, Receiver::Buffered { .. }) {
                 return Received::Wanted(path);
-            }
-            if buffer.is_empty() {
-                buffer.resize(MAX_READ_SIZE, 0);
             }
             let (len, more) = match state.read(buffer) {
                 Ok(Read::Received(len)) => (len, None),
