@@ -6,3 +6,4 @@ pub(crate) mod poller;
 pub(crate) mod process;
 pub(crate) mod registration;
 pub(crate) mod sockets;
+pub(crate) mod stream;

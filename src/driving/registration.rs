@@ -1,9 +1,9 @@
-//! A stream socket in the shard's epoll set.
+//! A descriptor in the shard's epoll set.
 //!
-//! tokio's epoll is edge-triggered: an event comes once, and the next one only after the socket was
-//! drained. This type keeps that contract. A read that fills less than the buffer has drained the
-//! socket (epoll(7)), so the wake-up is armed again without a second `recv`; every other outcome
-//! fires another event for the next turn.
+//! tokio's epoll is edge-triggered: an event comes once, and the next one only after the descriptor
+//! was drained. Whoever reads or writes through a registration keeps that contract: it calls
+//! [`Registration::drained`] once there is nothing left, which arms the wake-up, and queues another
+//! event for the next turn if there is.
 //!
 //! A waker does not run anything. It notes the event in a list of the driving thread, which the
 //! next turn takes ([`take_events`]): so events are handled in order, attached to Python, and
@@ -11,9 +11,8 @@
 
 use crate::driving::process;
 use crate::sys::{self, Descriptor};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -87,19 +86,6 @@ impl Wake for Event {
     }
 }
 
-/// What a read found.
-#[derive(Debug)]
-pub(crate) enum Read {
-    /// So many bytes were received; an event will follow.
-    Received(usize),
-    /// So many bytes were received, and there is more, for which no event comes.
-    ReceivedMore(usize),
-    /// The peer has shut down its side.
-    End,
-    /// Nothing there; an event will follow.
-    NotReady,
-}
-
 /// Whether a read event is to be expected.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +96,7 @@ pub(crate) enum Armed {
     Ready,
 }
 
-/// A registered socket, owned by somebody else who keeps it open.
+/// A registered descriptor, owned by somebody else who keeps it open.
 pub(crate) struct Registration {
     /// Invariant: `Some` until the registration is dropped.
     io: Option<AsyncFd<Descriptor>>,
@@ -134,7 +120,8 @@ impl Registration {
         })
     }
 
-    fn io(&self) -> &AsyncFd<Descriptor> {
+    /// The descriptor, for system calls.
+    pub(crate) fn io(&self) -> &AsyncFd<Descriptor> {
         self.io.as_ref().expect("only drop takes it")
     }
 
@@ -143,28 +130,14 @@ impl Registration {
         self.read_event
     }
 
-    /// Receives into `buffer`. Called for an event only.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
-        let received = match rustix::net::recv(self.io(), &mut *buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => return Ok(Read::End),
-            Ok((received, _)) if received == buffer.len() => {
-                return Ok(Read::ReceivedMore(received));
-            }
-            Ok((received, _)) => Some(received),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
-            Err(error) => return Err(error.into()),
-        };
-        // The socket is drained. Its readiness can be cleared after the fact because only this
-        // thread dispatches the kernel's events.
+    /// Notes that there is nothing left to read, and asks for the next read event. Called for an
+    /// event only: readiness can be cleared after the fact because only this thread dispatches the
+    /// kernel's events.
+    pub(crate) fn drained(&self) -> Armed {
         let cleared: io::Result<()> =
             self.io().try_io(Interest::READABLE, |_| Err(io::ErrorKind::WouldBlock.into()));
         debug_assert!(cleared.is_err());
-        Ok(match (received, self.arm_read()) {
-            (Some(received), Armed::Waiting) => Read::Received(received),
-            (Some(received), Armed::Ready) => Read::ReceivedMore(received),
-            (None, Armed::Waiting) => Read::NotReady,
-            (None, Armed::Ready) => Read::ReceivedMore(0),
-        })
+        self.arm_read()
     }
 
     /// Asks for a read event.
@@ -176,23 +149,7 @@ impl Registration {
         }
     }
 
-    /// Sends what the kernel takes of `data`.
-    pub(crate) fn write(&self, data: &[u8]) -> io::Result<usize> {
-        would_block_is_zero(rustix::net::send(
-            self.io(),
-            data,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        ))
-    }
-
-    /// Sends what the kernel takes of `slices`, in one call.
-    pub(crate) fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut control = SendAncillaryBuffer::default();
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        would_block_is_zero(rustix::net::sendmsg(self.io(), slices, &mut control, flags))
-    }
-
-    /// Arranges for a write event once the socket, which was just found full, has room again.
+    /// Arranges for a write event once the descriptor, which was just found full, has room again.
     pub(crate) fn arm_write(&self) -> io::Result<()> {
         let mut context = Context::from_waker(&self.on_writable);
         while let Poll::Ready(guard) = self.io().poll_write_ready(&mut context) {
@@ -200,27 +157,13 @@ impl Registration {
         }
         Ok(())
     }
-
-    /// Shuts down the sending side.
-    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        rustix::net::shutdown(self.io(), rustix::net::Shutdown::Write)?;
-        Ok(())
-    }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         if !self.process.is_this() {
-            // The epoll set is the parent's as well: leave its socket in it.
+            // The epoll set is the parent's as well: leave its descriptor in it.
             std::mem::forget(self.io.take());
         }
-    }
-}
-
-fn would_block_is_zero(result: rustix::io::Result<usize>) -> io::Result<usize> {
-    match result {
-        Ok(sent) => Ok(sent),
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
-        Err(error) => Err(error.into()),
     }
 }

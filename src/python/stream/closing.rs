@@ -80,12 +80,12 @@ impl StreamTransport {
     pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let (objects, registration, unsent, waiter) = {
+        let (objects, socket, unsent, waiter) = {
             let mut state = this.state.lock();
             state.reader_active = false;
             (
                 state.objects.take(),
-                state.registration.take(),
+                state.socket.take(),
                 state.queue.take(),
                 state.empty_waiter.take(),
             )
@@ -95,7 +95,7 @@ impl StreamTransport {
             return Ok(());
         };
         // In this order: the registration must not outlive the descriptor.
-        drop(registration);
+        drop(socket);
         Self::update_interest(slf);
         let sock = objects.sock.bind(py);
         let closed = sock.call_method0(intern!(py, "close")).and_then(|_| release_socket(sock));

@@ -4,6 +4,7 @@
 use super::state::{Objects, ReadPath, Receiver, StreamState};
 use super::transport::{Remote, StreamTransport};
 use crate::driving::registration::Registration;
+use crate::driving::stream::StreamSocket;
 use crate::python::error::os_error;
 use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
@@ -112,7 +113,7 @@ impl StreamTransport {
         // As in asyncio, a descriptor that cannot be polled fails the connection once it was made.
         let mut failure = None;
         match registered {
-            Ok(registration) => this.state.lock().registration = Some(registration),
+            Ok(registration) => this.state.lock().socket = Some(StreamSocket::new(registration)),
             Err(error) => failure = Some(os_error(py, &error).into_value(py).into_any()),
         }
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
@@ -401,11 +402,11 @@ impl StreamTransport {
     }
 
     fn __clear__(&self) {
-        let (objects, registration, waiter) = {
+        let (objects, socket, waiter) = {
             let mut state = self.state.lock();
-            (state.objects.take(), state.registration.take(), state.empty_waiter.take())
+            (state.objects.take(), state.socket.take(), state.empty_waiter.take())
         };
-        drop(registration);
+        drop(socket);
         drop((objects, waiter));
     }
 }

@@ -2,7 +2,8 @@
 
 use super::state::{ReadPath, Receiver};
 use super::transport::{StreamTransport, log_debug};
-use crate::driving::registration::{Direction, Event, Read};
+use crate::driving::registration::{Direction, Event};
+use crate::driving::stream::Read;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
 use pyo3::exceptions::PyRuntimeError;

@@ -3,7 +3,8 @@
 //! One lock guards it all. Transitions return what the caller has to do or to drop after it has let
 //! go of the lock. The names follow `asyncio.selector_events`, whose rules these are.
 
-use crate::driving::registration::{Armed, Event, Read, Registration};
+use crate::driving::registration::{Armed, Event};
+use crate::driving::stream::{self, Flushed, Read, Sink, StreamSocket};
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
 use crate::python::shard::Resident;
@@ -16,11 +17,8 @@ use pyo3::types::{PyContext, PyDict};
 use rloop_core::flow::{FlowChange, FlowControl};
 use rloop_core::write_queue::WriteQueue;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
-
-/// How many chunks one system call may take; more does not make it faster.
-const CHUNKS_PER_WRITE: usize = 64;
 
 /// A method that is called with one argument per packet, looked up once.
 ///
@@ -129,22 +127,13 @@ pub(crate) struct Objects {
     pub(crate) write_context: Option<Py<PyContext>>,
 }
 
-/// What an attempt to write left to do.
-#[must_use]
-pub(crate) enum Flushed {
-    /// The queue is empty, or was before.
-    Everything,
-    /// The socket is full; a write event will follow.
-    Partly,
-}
-
 /// The state of a stream transport.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, as asyncio keeps them")]
 pub(crate) struct StreamState {
     /// `None` once `connection_lost()` was called.
     pub(crate) objects: Option<Objects>,
     /// `None` before the transport starts and after it was closed.
-    pub(crate) registration: Option<Registration>,
+    pub(crate) socket: Option<StreamSocket>,
     pub(crate) extra: Py<PyDict>,
     pub(crate) queue: WriteQueue<PyBackedBytes>,
     pub(crate) flow: FlowControl,
@@ -168,7 +157,7 @@ impl StreamState {
     pub(crate) fn new(objects: Objects, extra: Py<PyDict>) -> Self {
         Self {
             objects: Some(objects),
-            registration: None,
+            socket: None,
             extra,
             queue: WriteQueue::new(),
             flow: FlowControl::new(),
@@ -188,13 +177,13 @@ impl StreamState {
 
     /// True while events of the socket matter.
     pub(crate) fn is_interested(&self) -> bool {
-        self.registration.is_some() && (self.reader_active || !self.queue.is_empty())
+        self.socket.is_some() && (self.reader_active || !self.queue.is_empty())
     }
 
     /// Receives into `buffer` if the socket has something.
     pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
-        match &self.registration {
-            Some(registration) => registration.read(buffer),
+        match &self.socket {
+            Some(socket) => socket.read(buffer),
             None => Ok(Read::NotReady),
         }
     }
@@ -204,7 +193,7 @@ impl StreamState {
     #[must_use]
     pub(crate) fn activate_reader(&mut self) -> Option<Event> {
         self.reader_active = true;
-        let registration = self.registration.as_ref()?;
+        let registration = self.socket.as_ref()?.registration();
         match registration.arm_read() {
             Armed::Waiting => None,
             Armed::Ready => Some(registration.read_event()),
@@ -248,10 +237,8 @@ impl StreamState {
     /// Sends `data` at once if nothing waits before it; returns how many bytes the kernel took.
     #[inline]
     pub(crate) fn write_now(&self, data: &[u8]) -> io::Result<usize> {
-        match &self.registration {
-            Some(registration) if self.queue.is_empty() && !data.is_empty() => {
-                registration.write(data)
-            }
+        match &self.socket {
+            Some(socket) if self.queue.is_empty() && !data.is_empty() => socket.write(data),
             _ => Ok(0),
         }
     }
@@ -261,38 +248,17 @@ impl StreamState {
         let was_empty = self.queue.is_empty();
         self.queue.push(data, offset);
         if was_empty && !self.queue.is_empty() {
-            self.arm_write()?;
+            self.socket.as_ref().map_or(Ok(()), Sink::arm_write)?;
         }
         Ok(self.flow.grown(self.queue.len()))
     }
 
-    fn arm_write(&self) -> io::Result<()> {
-        self.registration.as_ref().map_or(Ok(()), Registration::arm_write)
-    }
-
     /// Sends what the kernel takes of the queue. `used` receives the chunks to drop.
     pub(crate) fn flush(&mut self, used: &mut Vec<PyBackedBytes>) -> io::Result<Flushed> {
-        let Some(registration) = &self.registration else {
-            return Ok(Flushed::Everything);
-        };
-        while !self.queue.is_empty() {
-            let mut slices = [IoSlice::new(&[]); CHUNKS_PER_WRITE];
-            let mut count = 0;
-            let mut offered = 0;
-            for (target, slice) in slices.iter_mut().zip(self.queue.slices()) {
-                *target = IoSlice::new(slice);
-                count += 1;
-                offered += slice.len();
-            }
-            let sent = registration.write_vectored(&slices[..count])?;
-            used.append(&mut self.queue.advance(sent));
-            if sent < offered {
-                // The socket is full, so an event will come.
-                self.arm_write()?;
-                return Ok(Flushed::Partly);
-            }
+        match &self.socket {
+            Some(socket) => stream::flush(&mut self.queue, socket, used),
+            None => Ok(Flushed::Everything),
         }
-        Ok(Flushed::Everything)
     }
 
     /// Starts an orderly close. Returns true if `connection_lost(None)` is to be scheduled now,

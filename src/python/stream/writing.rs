@@ -1,7 +1,8 @@
 //! From `write()` to the socket: at once if nothing waits, else through the queue; and flow control.
 
-use super::state::{Flushed, Objects};
+use super::state::Objects;
 use super::transport::{Remote, StreamTransport};
+use crate::driving::stream::Flushed;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::handle::must_propagate;
 use crate::python::{buffer, ffi, imports};
@@ -242,8 +243,8 @@ impl StreamTransport {
     }
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
-        match &self.state.lock().registration {
-            Some(registration) => registration.shutdown_write().or_os_error(py),
+        match &self.state.lock().socket {
+            Some(socket) => socket.shutdown_write().or_os_error(py),
             None => Ok(()),
         }
     }
