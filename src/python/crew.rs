@@ -66,11 +66,7 @@ impl Crew {
     ///
     /// # Errors
     /// What ended the run, on whatever shard, and what a signal handler raised meanwhile.
-    pub(crate) fn run(
-        &self,
-        event_loop: &Bound<'_, EventLoop>,
-        main: &Arc<Shard>,
-    ) -> PyResult<()> {
+    pub(crate) fn run(&self, event_loop: &Bound<'_, EventLoop>, main: &Arc<Shard>) -> PyResult<()> {
         let py = event_loop.py();
         let posts = self.posts();
         // A signal may have ended the last run while a worker was in a callback.
@@ -150,8 +146,9 @@ impl Crew {
     /// Chooses the home of something new: the shard with the least load; among equals, the one after
     /// the last choice.
     pub(crate) fn choose(&self, main: &Shard) -> u16 {
-        let loads: Vec<usize> =
-            std::iter::once(main.load()).chain(self.others.iter().map(|shard| shard.load())).collect();
+        let loads: Vec<usize> = std::iter::once(main.load())
+            .chain(self.others.iter().map(|shard| shard.load()))
+            .collect();
         let count = loads.len();
         let last = usize::from(self.last_placed.load(Ordering::Relaxed));
         let chosen = (1..=count)

@@ -156,9 +156,8 @@ pub(crate) fn context_variable<'py>(
     let py = variable.py();
     let mut value = std::ptr::null_mut();
     // SAFETY: the thread is attached, both objects are alive, and `value` is a place for a pointer.
-    let found = unsafe {
-        ffi::PyContextVar_Get(variable.as_ptr(), std::ptr::null_mut(), &raw mut value)
-    };
+    let found =
+        unsafe { ffi::PyContextVar_Get(variable.as_ptr(), std::ptr::null_mut(), &raw mut value) };
     if found != 0 {
         return Err(PyErr::fetch(py));
     }

@@ -9,6 +9,7 @@
 //! | `Handle` and `TimerHandle` | `handle` |
 //! | `sock_recv` and the other `sock_*` methods | `sockets` |
 //! | who waits for which descriptor | `watches` |
+//! | what all transports share | `transports` |
 //! | the stream transport | `stream` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
@@ -31,5 +32,6 @@ pub(crate) mod imports;
 pub(crate) mod shard;
 pub(crate) mod sockets;
 pub(crate) mod stream;
+pub(crate) mod transports;
 pub(crate) mod watches;
 pub(crate) mod worker;

@@ -69,7 +69,6 @@ impl Post {
             self.parked.wait(&mut is_running);
         }
     }
-
 }
 
 /// The worker's side of its post.

@@ -5,7 +5,7 @@ use super::statistics::{Counters, Reading};
 use crate::driving::driver::Driver;
 use crate::driving::process;
 use crate::python::handle::Scheduled;
-use crate::python::stream::StreamTransport;
+use crate::python::transports::Transport;
 use crate::python::watches::{Side, Waiter, Watches};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
@@ -64,21 +64,6 @@ pub(crate) struct Shard {
     pub(super) counters: Counters,
 }
 
-/// Counts a transport as living on a shard.
-pub(crate) struct Resident(Arc<Shard>);
-
-impl Resident {
-    pub(crate) fn new(shard: &Arc<Shard>) -> Self {
-        shard.connections.fetch_add(1, Ordering::Relaxed);
-        Self(shard.clone())
-    }
-}
-
-impl Drop for Resident {
-    fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The descriptors of a shard.
 pub(crate) struct ShardIo {
@@ -133,6 +118,14 @@ impl Shard {
     pub(crate) fn unwatch(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
         let io = self.io.lock().clone();
         io.map_or(Ok(None), |io| io.watches.remove(fd, side))
+    }
+
+    pub(crate) fn transport_opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn transport_closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts something as placed here until [`Shard::unplace`].
@@ -242,31 +235,27 @@ impl Shard {
         }
     }
 
-    /// Keeps `transport` alive and lets events of its socket find it. Returns the transport that
+    /// Keeps `transport` alive and lets events of its descriptor find it. Returns the transport that
     /// was there before, to be dropped.
-    pub(crate) fn attach_stream(
+    pub(crate) fn attach(
         &self,
         fd: RawFd,
         generation: u64,
-        transport: Py<StreamTransport>,
-    ) -> Option<(u64, Py<StreamTransport>)> {
+        transport: Transport,
+    ) -> Option<(u64, Transport)> {
         let index = usize::try_from(fd).ok()?;
         self.with_local(|local| {
-            if local.streams.len() <= index {
-                local.streams.resize_with(index + 1, || None);
+            if local.transports.len() <= index {
+                local.transports.resize_with(index + 1, || None);
             }
-            local.streams[index].replace((generation, transport))
+            local.transports[index].replace((generation, transport))
         })
         .flatten()
     }
 
-    /// Undoes [`Shard::attach_stream`].
-    pub(crate) fn detach_stream(
-        &self,
-        fd: RawFd,
-        generation: u64,
-    ) -> Option<(u64, Py<StreamTransport>)> {
-        self.with_local(|local| local.stream(fd)?.take_if(|(current, _)| *current == generation))
+    /// Undoes [`Shard::attach`].
+    pub(crate) fn detach(&self, fd: RawFd, generation: u64) -> Option<(u64, Transport)> {
+        self.with_local(|local| local.transport(fd)?.take_if(|(current, _)| *current == generation))
             .flatten()
     }
 
@@ -310,11 +299,13 @@ impl Shard {
             match work {
                 Work::Run(ready) | Work::Schedule(_, ready) => visit.call(ready)?,
                 Work::Operate(pending) => pending.visit(visit)?,
-                Work::StartReading(stream) | Work::Remote(stream, _) => visit.call(stream)?,
+                Work::StartReading(started) => started.visit(|object| visit.call(object))?,
+                Work::Remote(call) => call.visit(|object| visit.call(object))?,
                 Work::RunForeign(_) | Work::Event(_) => (),
             }
         }
-        local.streams.iter().flatten().try_for_each(|(_, stream)| visit.call(stream))
+        let mut kept = local.transports.iter().flatten();
+        kept.try_for_each(|(_, transport)| transport.visit(|object| visit.call(object)))
     }
 }
 

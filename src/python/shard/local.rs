@@ -4,7 +4,7 @@ use crate::driving::registration::{Direction, Event, Fired};
 use crate::driving::{clock, registration};
 use crate::python::handle::{Handle, Scheduled};
 use crate::python::sockets::Pending;
-use crate::python::stream::{Remote, StreamTransport};
+use crate::python::transports::{Call, Transport};
 use crate::python::watches::{Waiter, Watches};
 use pyo3::prelude::*;
 use rloop_core::timers::TimerHeap;
@@ -26,12 +26,12 @@ pub(crate) enum Work {
     Operate(Arc<Pending>),
     /// Run a handle at a deadline, in seconds on the loop's clock.
     Schedule(f64, Py<Handle>),
-    /// A stream socket is ready.
+    /// The descriptor of a transport is ready.
     Event(Event),
     /// A transport may start to read.
-    StartReading(Py<StreamTransport>),
+    StartReading(Transport),
     /// A call on a transport that was made on another thread.
-    Remote(Py<StreamTransport>, Box<Remote>),
+    Remote(Box<Call>),
 }
 
 /// What only the driving thread touches.
@@ -43,8 +43,9 @@ pub(super) struct Local {
     pub(super) timers: TimerHeap<Scheduled>,
     /// The deadline the driver's alarm is set to, if it may still come.
     pub(super) alarm: Option<f64>,
-    /// The transports whose sockets are registered, by descriptor. This keeps them alive.
-    pub(super) streams: Vec<Option<(u64, Py<StreamTransport>)>>,
+    /// The transports whose events matter, by descriptor, each with its generation. This keeps them
+    /// alive.
+    pub(super) transports: Vec<Option<(u64, Transport)>>,
     /// The watches have to be looked at: an event came, or the last look found something.
     pub(super) watches_active: bool,
     /// The handles of a look before the wait are ready; they count as the next turn's.
@@ -59,7 +60,7 @@ impl Local {
             next_event: 0,
             timers: TimerHeap::new(),
             alarm: None,
-            streams: Vec::new(),
+            transports: Vec::new(),
             // The first look asks for the first event.
             watches_active: true,
             looked_ahead: false,
@@ -82,10 +83,7 @@ impl Local {
     }
 
     /// The transport of the next event of this turn and what it may do; `None` after the last.
-    pub(super) fn next_event<'py>(
-        &mut self,
-        py: Python<'py>,
-    ) -> Option<(Bound<'py, StreamTransport>, Direction)> {
+    pub(super) fn next_event(&mut self, py: Python<'_>) -> Option<(Transport, Direction)> {
         while let Some(event) = self.events.get(self.next_event).copied() {
             self.next_event += 1;
             if let Some(transport) = self.target(py, event) {
@@ -96,14 +94,10 @@ impl Local {
     }
 
     /// The transport that an event is for, unless it was closed after the event fired.
-    pub(super) fn target<'py>(
-        &mut self,
-        py: Python<'py>,
-        event: Event,
-    ) -> Option<Bound<'py, StreamTransport>> {
-        match self.stream(event.fd)? {
+    pub(super) fn target(&mut self, py: Python<'_>, event: Event) -> Option<Transport> {
+        match self.transport(event.fd)? {
             Some((generation, transport)) if *generation == event.generation => {
-                Some(transport.bind(py).clone())
+                Some(transport.clone_ref(py))
             }
             _ => None,
         }
@@ -146,8 +140,8 @@ impl Local {
         Some(next)
     }
 
-    /// The place of a descriptor in `streams`, if it has one.
-    pub(super) fn stream(&mut self, fd: RawFd) -> Option<&mut Option<(u64, Py<StreamTransport>)>> {
-        self.streams.get_mut(usize::try_from(fd).ok()?)
+    /// The place of a descriptor in `transports`, if it has one.
+    pub(super) fn transport(&mut self, fd: RawFd) -> Option<&mut Option<(u64, Transport)>> {
+        self.transports.get_mut(usize::try_from(fd).ok()?)
     }
 }

@@ -3,7 +3,6 @@
 use super::handle::{Seat, Shard, ShardIo};
 use super::local::Work;
 use crate::driving::driver;
-use crate::driving::registration::Direction;
 use crate::python::crew::Crew;
 use crate::python::error::OrOsError;
 use crate::python::event_loop::EventLoop;
@@ -11,7 +10,6 @@ use crate::python::exit;
 use crate::python::ffi;
 use crate::python::ffi::Detached;
 use crate::python::handle::Scheduled;
-use crate::python::stream::StreamTransport;
 use crate::python::watches::Watches;
 use crate::python::worker::Post;
 use pyo3::prelude::*;
@@ -65,7 +63,7 @@ enum Settled {
 struct Turn {
     /// Callbacks that were ready before the wait.
     left_over: usize,
-    /// Events of sockets.
+    /// Events of transports.
     events: usize,
     /// What came otherwise: watched descriptors, the inbox, due timers.
     arrived: usize,
@@ -95,9 +93,8 @@ impl Shard {
             return result;
         };
         crew.set_halting(true);
-        let halted = self.wait_until(event_loop.py(), &io, || {
-            posts.iter().all(|post| !post.is_running())
-        });
+        let halted =
+            self.wait_until(event_loop.py(), &io, || posts.iter().all(|post| !post.is_running()));
         result.and(halted)
     }
 
@@ -253,20 +250,13 @@ impl Shard {
             else {
                 break;
             };
-            Self::dispatch(&transport, direction)?;
+            transport.on_event(py, direction)?;
             self.counters.ran();
         }
         if turn.arrived > 0 {
             self.run_ready(event_loop, turn.arrived)?;
         }
         Ok(())
-    }
-
-    fn dispatch(transport: &Bound<'_, StreamTransport>, direction: Direction) -> PyResult<()> {
-        match direction {
-            Direction::Write => StreamTransport::on_writable(transport),
-            Direction::Read => StreamTransport::on_readable(transport),
-        }
     }
 
     /// Runs the `count` oldest items of the ready queue.
@@ -290,13 +280,11 @@ impl Shard {
                 Work::Event(event) => {
                     if let Some(Some(transport)) = self.with_local(|local| local.target(py, event))
                     {
-                        Self::dispatch(&transport, event.direction)?;
+                        transport.on_event(py, event.direction)?;
                     }
                 }
-                Work::StartReading(transport) => StreamTransport::start_reading(transport.bind(py)),
-                Work::Remote(transport, call) => {
-                    StreamTransport::run_remote(transport.bind(py), *call)?;
-                }
+                Work::StartReading(transport) => transport.start_reading(py),
+                Work::Remote(call) => call.run(py)?,
             }
             self.counters.ran();
         }

@@ -94,6 +94,7 @@ impl StreamTransport {
         let Some(objects) = objects else {
             return Ok(());
         };
+        this.place.leave();
         // In this order: the registration must not outlive the descriptor.
         drop(socket);
         Self::update_interest(slf);

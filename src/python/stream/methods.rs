@@ -8,7 +8,8 @@ use crate::driving::stream::StreamSocket;
 use crate::python::error::os_error;
 use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
-use crate::python::shard::{Resident, Work};
+use crate::python::shard::Work;
+use crate::python::transports::{Call, Place, Transport};
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -20,9 +21,6 @@ use rloop_core::flow::FlowControl;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-static NEXT_GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Takes one of the socket's `_io_refs`, see the module's documentation.
 fn hold_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -70,7 +68,6 @@ impl StreamTransport {
         }
         let home = event_loop.get().shard(event_loop.get().home_here(py)?).clone();
         let objects = Objects {
-            _resident: Resident::new(&home),
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
             protocol: protocol.clone().unbind(),
@@ -88,11 +85,7 @@ impl StreamTransport {
         hold_socket(sock)?;
         Ok(Self {
             state: Mutex::new(StreamState::new(objects, extra.unbind())),
-            fd,
-            generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
-            home,
-            close_forwarded: AtomicBool::new(false),
-            attached: AtomicBool::new(false),
+            place: Place::new(fd, home),
         })
     }
 
@@ -103,12 +96,12 @@ impl StreamTransport {
         let (Some(event_loop), Some(protocol)) = (this.event_loop(py), this.protocol(py)) else {
             return Err(PyRuntimeError::new_err("the transport is closed"));
         };
-        let shard = &this.home;
+        let shard = &this.place.home;
         let io = shard.io()?;
-        event_loop.get().evict(py, this.fd)?;
+        event_loop.get().evict(py, this.place.fd)?;
         let registered = {
             let _entered = io.driver.enter();
-            Registration::new(this.fd, this.generation)
+            Registration::new(this.place.fd, this.place.generation)
         };
         // As in asyncio, a descriptor that cannot be polled fails the connection once it was made.
         let mut failure = None;
@@ -119,8 +112,11 @@ impl StreamTransport {
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
         EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
         shard.push(match failure {
-            None => Work::StartReading(slf.clone().unbind()),
-            Some(error) => Work::Remote(slf.clone().unbind(), Box::new(Remote::Abort(Some(error)))),
+            None => Work::StartReading(Transport::Stream(slf.clone().unbind())),
+            Some(error) => {
+                let abort = Remote::Abort(Some(error));
+                Work::Remote(Box::new(Call::Stream(slf.clone().unbind(), abort)))
+            }
         });
         if let Some(waiter) = waiter {
             let callback = imports::SET_RESULT_UNLESS_CANCELLED.get(py)?.clone().unbind();
@@ -153,7 +149,7 @@ impl StreamTransport {
 
     /// True if the transport is closing or closed.
     fn is_closing(&self) -> bool {
-        self.state.lock().closing || self.close_forwarded.load(Ordering::Relaxed)
+        self.state.lock().closing || self.place.will_close()
     }
 
     /// Closes the transport once what is queued was sent.
@@ -259,7 +255,7 @@ impl StreamTransport {
         if chunks.is_empty() {
             return Ok(());
         }
-        if slf.get().home.is_elsewhere() {
+        if slf.get().place.home.is_elsewhere() {
             for chunk in chunks {
                 Self::forward(slf, || Ok(Remote::Write(chunk)))?;
             }
@@ -352,7 +348,7 @@ impl StreamTransport {
                 state.queue.len()
             ),
         };
-        Ok(format!("<{name}{closed} fd={}{polling}>", slf.get().fd))
+        Ok(format!("<{name}{closed} fd={}{polling}>", slf.get().place.fd))
     }
 
     #[getter]
@@ -367,7 +363,7 @@ impl StreamTransport {
 
     #[getter]
     fn _sock_fd(&self) -> RawFd {
-        self.fd
+        self.place.fd
     }
 
     #[getter]

@@ -55,7 +55,7 @@ impl StreamTransport {
             let event = state.activate_reader();
             drop(state);
             Self::update_interest(slf);
-            slf.get().expect_event(event);
+            slf.get().place.expect_event(event);
         }
     }
 
@@ -76,7 +76,7 @@ impl StreamTransport {
             }
             let (len, more) = match state.read(buffer) {
                 Ok(Read::Received(len)) => (len, None),
-                Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().event(Direction::Read))),
+                Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().place.event(Direction::Read))),
                 Ok(Read::NotReady) => return Received::Nothing,
                 Ok(Read::End) => return Received::End(path),
                 Err(error) => return Received::Failed(error),
@@ -87,7 +87,7 @@ impl StreamTransport {
         match received {
             Received::Nothing => Ok(()),
             Received::Data { data, more, path } => {
-                slf.get().expect_event(more);
+                slf.get().place.expect_event(more);
                 if data.as_bytes().is_empty() {
                     return Ok(());
                 }
@@ -132,12 +132,12 @@ impl StreamTransport {
             Ok(Read::NotReady) => return Ok(()),
             Ok(Read::End) => return Self::on_end(slf, context),
             Ok(Read::Received(len)) => (len, None),
-            Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().event(Direction::Read))),
+            Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().place.event(Direction::Read))),
             Err(error) => {
                 return Self::fatal_error(slf, error, "Fatal read error on socket transport");
             }
         };
-        slf.get().expect_event(more);
+        slf.get().place.expect_event(more);
         if len == 0 {
             return Ok(());
         }
@@ -199,7 +199,7 @@ impl StreamTransport {
         };
         drop(old_context);
         Self::update_interest(slf);
-        slf.get().expect_event(event);
+        slf.get().place.expect_event(event);
         log_debug(slf, "%r resumes reading")
     }
 }

@@ -7,7 +7,6 @@ use crate::driving::registration::{Armed, Event};
 use crate::driving::stream::{self, Flushed, Read, Sink, StreamSocket};
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
-use crate::python::shard::Resident;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -116,8 +115,6 @@ pub(crate) struct ReadPath {
 
 /// The Python objects of an open transport. They are dropped together once it is closed.
 pub(crate) struct Objects {
-    /// Counts the transport on its shard.
-    pub(crate) _resident: Resident,
     pub(crate) event_loop: Py<EventLoop>,
     pub(crate) sock: Py<PyAny>,
     pub(crate) protocol: Py<PyAny>,

@@ -1,18 +1,14 @@
 //! The transport object: what it is made of, where it lives, and how calls get there.
 
 use super::state::StreamState;
-use crate::driving::registration::{Direction, Event};
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::imports;
-use crate::python::shard::{Shard, Work};
+use crate::python::transports::{Call, Place, Transport};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyDict;
-use std::os::fd::RawFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
@@ -28,15 +24,7 @@ pub(crate) enum Remote {
 #[pyclass(frozen, subclass, weakref, dict, module = "rloop._rloop")]
 pub(crate) struct StreamTransport {
     pub(super) state: Mutex<StreamState>,
-    pub(super) fd: RawFd,
-    /// Tells the transports that had this descriptor apart.
-    pub(super) generation: u64,
-    /// Where the transport lives.
-    pub(super) home: Arc<Shard>,
-    /// Another thread has called `close()` or `abort()`, and the call is on its way home.
-    pub(super) close_forwarded: AtomicBool,
-    /// Whether the shard keeps it alive; only the home thread changes this.
-    pub(super) attached: AtomicBool,
+    pub(super) place: Place,
 }
 
 impl StreamTransport {
@@ -55,16 +43,7 @@ impl StreamTransport {
         slf: &Bound<'_, Self>,
         call: impl FnOnce() -> PyResult<Remote>,
     ) -> PyResult<bool> {
-        let home = &slf.get().home;
-        if home.is_elsewhere() {
-            let call = call()?;
-            if matches!(call, Remote::Close | Remote::Abort(_)) {
-                slf.get().close_forwarded.store(true, Ordering::Relaxed);
-            }
-            home.push(Work::Remote(slf.clone().unbind(), Box::new(call)));
-            return Ok(true);
-        }
-        Ok(false)
+        slf.get().place.forward(|| Ok(Call::Stream(slf.clone().unbind(), call()?)))
     }
 
     /// Runs a forwarded call. What it raises has no caller left to reach, so it is reported.
@@ -90,38 +69,14 @@ impl StreamTransport {
         }
     }
 
-    /// Lets the shard keep the transport alive while it is reading or has something to send, as a
-    /// selector would, and no longer.
+    /// Tells the shard whether events of the socket matter.
     pub(super) fn update_interest(slf: &Bound<'_, Self>) {
-        let this = slf.get();
         let (wanted, queued) = {
-            let state = this.state.lock();
+            let state = slf.get().state.lock();
             (state.is_interested(), !state.queue.is_empty())
         };
-        if wanted != this.attached.swap(wanted, Ordering::Relaxed) {
-            if wanted {
-                drop(this.home.attach_stream(this.fd, this.generation, slf.clone().unbind()));
-            } else {
-                drop(this.home.detach_stream(this.fd, this.generation));
-            }
-        }
-        if queued && !this.home.is_driven_here() {
-            // The write began while the loop was stopped. If it has started meanwhile, its driver may
-            // have seen the socket ready before this thread asked for the event.
-            this.home.push(Work::Event(this.event(Direction::Write)));
-        }
-    }
-
-    /// An event of this transport's socket.
-    pub(super) fn event(&self, direction: Direction) -> Event {
-        Event { fd: self.fd, generation: self.generation, direction }
-    }
-
-    /// Queues an event that the driver will not deliver.
-    pub(super) fn expect_event(&self, event: Option<Event>) {
-        if let Some(event) = event {
-            self.home.push(Work::Event(event));
-        }
+        let transport = || Transport::Stream(slf.clone().unbind());
+        slf.get().place.update_interest(wanted, queued, transport);
     }
 
     /// Deals with a protocol method that raised: reports it and ends the connection.

@@ -1,0 +1,185 @@
+//! What the transports of every kind share: where one lives, how its shard keeps it, and how events
+//! and calls from other threads find it.
+
+use crate::driving::registration::{Direction, Event};
+use crate::python::shard::{Shard, Work};
+use crate::python::stream::{self, StreamTransport};
+use pyo3::prelude::*;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+static NEXT_GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// A transport of any kind.
+pub(crate) enum Transport {
+    Stream(Py<StreamTransport>),
+}
+
+impl Transport {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Stream(transport) => Self::Stream(transport.clone_ref(py)),
+        }
+    }
+
+    /// Handles an event of the transport's descriptor.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn on_event(&self, py: Python<'_>, direction: Direction) -> PyResult<()> {
+        match (self, direction) {
+            (Self::Stream(transport), Direction::Read) => {
+                StreamTransport::on_readable(transport.bind(py))
+            }
+            (Self::Stream(transport), Direction::Write) => {
+                StreamTransport::on_writable(transport.bind(py))
+            }
+        }
+    }
+
+    /// Called once `connection_made()` has run.
+    pub(crate) fn start_reading(&self, py: Python<'_>) {
+        match self {
+            Self::Stream(transport) => StreamTransport::start_reading(transport.bind(py)),
+        }
+    }
+
+    /// Calls `visit` with the object, for garbage collection.
+    pub(crate) fn visit<E>(
+        &self,
+        mut visit: impl FnMut(&Py<PyAny>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Stream(transport) => visit(transport.as_any()),
+        }
+    }
+}
+
+/// A call on a transport that was made on another thread than its own.
+pub(crate) enum Call {
+    Stream(Py<StreamTransport>, stream::Remote),
+}
+
+impl Call {
+    /// Makes the call, on the transport's thread.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn run(self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Self::Stream(transport, call) => StreamTransport::run_remote(transport.bind(py), call),
+        }
+    }
+
+    /// True for what makes the transport close.
+    fn closes(&self) -> bool {
+        match self {
+            Self::Stream(_, call) => matches!(call, stream::Remote::Close | stream::Remote::Abort(_)),
+        }
+    }
+
+    /// Calls `visit` with the transport, for garbage collection.
+    pub(crate) fn visit<E>(
+        &self,
+        mut visit: impl FnMut(&Py<PyAny>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Stream(transport, _) => visit(transport.as_any()),
+        }
+    }
+}
+
+/// Where a transport lives.
+pub(crate) struct Place {
+    pub(crate) fd: RawFd,
+    /// Tells the transports that had this descriptor apart.
+    pub(crate) generation: u64,
+    /// The shard that runs the transport.
+    pub(crate) home: Arc<Shard>,
+    /// Whether the shard keeps the transport alive; only the home thread changes this.
+    attached: AtomicBool,
+    /// Another thread has called `close()` or `abort()`, and the call is on its way home.
+    close_forwarded: AtomicBool,
+    /// Whether the shard counts the transport as open.
+    counted: AtomicBool,
+}
+
+impl Place {
+    pub(crate) fn new(fd: RawFd, home: Arc<Shard>) -> Self {
+        home.transport_opened();
+        Self {
+            fd,
+            generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
+            home,
+            attached: AtomicBool::new(false),
+            close_forwarded: AtomicBool::new(false),
+            counted: AtomicBool::new(true),
+        }
+    }
+
+    /// The transport is closed.
+    pub(crate) fn leave(&self) {
+        if self.counted.swap(false, Ordering::Relaxed) {
+            self.home.transport_closed();
+        }
+    }
+
+    /// True once a call that closes the transport is on its way.
+    pub(crate) fn will_close(&self) -> bool {
+        self.close_forwarded.load(Ordering::Relaxed)
+    }
+
+    /// An event of the transport's descriptor.
+    pub(crate) fn event(&self, direction: Direction) -> Event {
+        Event { fd: self.fd, generation: self.generation, direction }
+    }
+
+    /// Queues an event that the driver will not deliver.
+    pub(crate) fn expect_event(&self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.home.push(Work::Event(event));
+        }
+    }
+
+    /// Forwards a call if this is not the thread it has to run on; true if it did.
+    pub(crate) fn forward(&self, call: impl FnOnce() -> PyResult<Call>) -> PyResult<bool> {
+        if self.home.is_elsewhere() {
+            let call = call()?;
+            if call.closes() {
+                self.close_forwarded.store(true, Ordering::Relaxed);
+            }
+            self.home.push(Work::Remote(Box::new(call)));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Lets the shard keep the transport alive while events are `wanted`, as a selector would, and
+    /// no longer. `is_writing` tells that a write event is among them.
+    pub(crate) fn update_interest(
+        &self,
+        wanted: bool,
+        is_writing: bool,
+        transport: impl FnOnce() -> Transport,
+    ) {
+        if wanted != self.attached.swap(wanted, Ordering::Relaxed) {
+            if wanted {
+                drop(self.home.attach(self.fd, self.generation, transport()));
+            } else {
+                drop(self.home.detach(self.fd, self.generation));
+            }
+        }
+        if is_writing && !self.home.is_driven_here() {
+            // The write began while the loop was stopped. If it has started meanwhile, its driver may
+            // have seen the descriptor ready before this thread asked for the event.
+            self.home.push(Work::Event(self.event(Direction::Write)));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
