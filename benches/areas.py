@@ -25,6 +25,8 @@ IDLE_CONNECTIONS = 4_000
 IDLE_HOLD_SECONDS = 1.0
 CONNECT_SIZE = 64
 KIB = 1024
+DATAGRAM_SIZE = 64
+DATAGRAM_BURST = 32
 
 ALL_MODES = ("protocol", "buffered", "streams-read", "streams-readline", "sock")
 SERVING_MODES = ("protocol", "streams-read")
@@ -36,8 +38,10 @@ RUST_MODES = ("protocol",)
 EXCHANGES = (
     *(Exchange(mode, KIB) for mode in ALL_MODES),
     *(Exchange(mode, KIB, at_rest=True) for mode in ("protocol", "sock")),
+    Exchange("datagram", DATAGRAM_SIZE, at_rest=True),
+    Exchange("datagram", DATAGRAM_SIZE, burst=DATAGRAM_BURST),
 )
-"""What is counted. The two at rest are those whose loops' ways of waiting differ most."""
+"""What is counted. The streams at rest are those whose loops' ways of waiting differ most."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ class Echo:
         ]
         if self.mode == "streams-readline":
             arguments.append("--lines")
+        if self.mode == "datagram":
+            arguments.append("--datagrams")
         report = load(setup, loop, self.mode, ["echo", *arguments], setup.seconds)
         return [
             Reading(self.title, "cpu_ns", report["server_cpu"]["ns_per_request"]),
@@ -113,6 +119,8 @@ ECHOES = (
     Echo("protocol", 64, 32, depth=8),
     Echo("protocol", 64 * KIB, 1),
     *(Echo(mode, KIB, connections) for mode in ALL_MODES[1:] for connections in (1, 32)),
+    *(Echo("datagram", DATAGRAM_SIZE, connections) for connections in (1, 32)),
+    Echo("datagram", DATAGRAM_SIZE, 1, depth=DATAGRAM_BURST),
 )
 
 
@@ -165,7 +173,10 @@ def take_system_calls(setup: Setup, loop: str, exchange: Exchange) -> list[Readi
 
 def exchange_title(exchange: Exchange) -> str:
     """Return the row of the table."""
-    return exchange.mode + (", server at rest before each message" if exchange.at_rest else "")
+    size = f", {exchange.size} bytes" if exchange.size < KIB else ""
+    burst = f", {exchange.burst} in flight" if exchange.burst > 1 else ""
+    rest = ", server at rest before each message" if exchange.at_rest else ""
+    return f"{exchange.mode}{size}{burst}{rest}"
 
 
 def take_micro(setup: Setup, loop: str) -> list[Reading]:
@@ -201,7 +212,7 @@ def in_exchange(
 
 AREAS = {
     "echo": Area(
-        "Echo over TCP",
+        "Echo over TCP and UDP",
         3,
         tuple(Measurement(echo.title, echo.take, echo.mode in RUST_MODES) for echo in ECHOES),
     ),
@@ -217,12 +228,12 @@ AREAS = {
         tuple(in_mode(take_memory, mode) for mode in SERVING_MODES),
     ),
     "instructions": Area(
-        "Instructions: echo of 1 KiB on one connection, by callgrind",
+        "Instructions: echo on one connection, of 1 KiB unless said otherwise, by callgrind",
         1,
         tuple(in_exchange(take_instructions, exchange) for exchange in EXCHANGES),
     ),
     "syscalls": Area(
-        "System calls: echo of 1 KiB on one connection, by strace",
+        "System calls: echo on one connection, of 1 KiB unless said otherwise, by strace",
         1,
         tuple(in_exchange(take_system_calls, exchange) for exchange in EXCHANGES),
     ),

@@ -54,6 +54,8 @@ class Exchange:
     Without it the next message may be there before a slow server looks, and a loop that then needs
     not wait looks cheaper than it is on a connection that is idle most of the time.
     """
+    burst: int = 1
+    """Messages in flight at a time."""
 
 
 STEADY = {"PYTHONHASHSEED": "0"}
@@ -152,10 +154,14 @@ def _echo(
         f"--size={exchange.size}",
         f"--requests={messages}",
     ]
+    if exchange.burst > 1:
+        command.append(f"--depth={exchange.burst}")
     if exchange.at_rest:
         command.append(f"--pause={PAUSE_SECONDS}")
     if exchange.mode == "streams-readline":
         command.append("--lines")
+    if exchange.mode == "datagram":
+        command.append("--datagrams")
     run_pinned(command, cores.client, timeout=LOAD_SECONDS)
 
 

@@ -58,6 +58,16 @@ class EchoBufferedProtocol(asyncio.BufferedProtocol):
         self.transport.write(bytes(self.buffer[:nbytes]))
 
 
+class EchoDatagramProtocol(asyncio.DatagramProtocol):
+    """Sends back each datagram to where it came from."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.transport.sendto(data, addr)
+
+
 async def echo_stream_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Echo whatever a read returns, with the drain that asyncio's documentation asks for."""
     while data := await reader.read(READ_SIZE):
@@ -101,6 +111,19 @@ async def serving_streams(
         server.close()
 
 
+@asynccontextmanager
+async def serving_datagrams(host: str, port: int) -> AsyncIterator[int]:
+    """Serve datagrams; yields the port."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(
+        EchoDatagramProtocol, local_addr=(host, port)
+    )
+    try:
+        yield transport.get_extra_info("sockname")[1]
+    finally:
+        transport.close()
+
+
 async def echo_socket(connection: socket.socket) -> None:
     """Echo with sock_recv and sock_sendall; a reset ends this connection only."""
     loop = asyncio.get_running_loop()
@@ -140,6 +163,7 @@ MODES: dict[str, Callable[[str, int], Running]] = {
     "streams-read": lambda host, port: serving_streams(echo_stream_chunks, host, port),
     "streams-readline": lambda host, port: serving_streams(echo_stream_lines, host, port),
     "sock": serving_sockets,
+    "datagram": serving_datagrams,
 }
 
 

@@ -1,19 +1,66 @@
 //! One connection of a load: what is queued on it, what is sent, and what is awaited.
 //!
+//! A connection is a TCP stream or a connected UDP socket; on the latter, a request is a datagram.
+//!
 //! Owned by the engine in `load`, which decides when a request may start. All requests are the same
 //! bytes, so what is to be sent is a position in them and a length.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
-use mio::net::TcpStream;
+use mio::event::Source;
+use mio::net::{TcpStream, UdpSocket};
 
 use crate::exchange::Exchange;
 
+/// What carries the bytes.
+pub(crate) enum Wire {
+    Stream(TcpStream),
+    Datagrams(UdpSocket),
+}
+
+impl Wire {
+    /// Starts to connect a stream.
+    pub(crate) fn stream(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(Self::Stream(stream))
+    }
+
+    /// Connects a datagram socket.
+    pub(crate) fn datagrams(address: SocketAddr) -> io::Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
+        socket.connect(address)?;
+        Ok(Self::Datagrams(socket))
+    }
+
+    /// What is registered for events.
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
+        match self {
+            Self::Stream(stream) => stream,
+            Self::Datagrams(socket) => socket,
+        }
+    }
+
+    /// Receives what has come, or one datagram of it.
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Stream(stream) => stream.read(buffer),
+            Self::Datagrams(socket) => socket.recv(buffer),
+        }
+    }
+
+    /// True if a receipt that fills less than the buffer tells that nothing else has come.
+    pub(crate) fn short_receipt_is_last(&self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+}
+
 /// One connection with its requests in flight.
 pub(crate) struct Connection<E> {
-    pub(crate) stream: TcpStream,
+    pub(crate) wire: Wire,
     pub(crate) exchange: E,
     /// The request repeated so often that all that can be queued is one slice of it.
     outbound: Vec<u8>,
@@ -28,11 +75,11 @@ pub(crate) struct Connection<E> {
 }
 
 impl<E: Exchange> Connection<E> {
-    /// Takes a stream that may still be connecting, for at most `depth` requests in flight.
-    pub(crate) fn new(stream: TcpStream, exchange: E, depth: usize) -> Self {
+    /// Takes a wire that may still be connecting, for at most `depth` requests in flight.
+    pub(crate) fn new(wire: Wire, exchange: E, depth: usize) -> Self {
         let outbound = exchange.request().repeat(depth + 1);
         let queued_at = VecDeque::with_capacity(depth);
-        Self { stream, exchange, outbound, sent: 0, unsent: 0, queued_at, replies: 0 }
+        Self { wire, exchange, outbound, sent: 0, unsent: 0, queued_at, replies: 0 }
     }
 
     /// Queues one request. Must not be called with `depth` requests in flight.
@@ -44,10 +91,17 @@ impl<E: Exchange> Connection<E> {
     /// Sends what is queued, as far as the socket takes it.
     pub(crate) fn send(&mut self) -> io::Result<()> {
         while self.unsent > 0 {
-            match self.stream.write(&self.outbound[self.sent..self.sent + self.unsent]) {
+            let request = self.exchange.request().len();
+            let sent = match &mut self.wire {
+                Wire::Stream(stream) => {
+                    stream.write(&self.outbound[self.sent..self.sent + self.unsent])
+                }
+                Wire::Datagrams(socket) => socket.send(&self.outbound[..request]),
+            };
+            match sent {
                 Ok(length) => {
                     self.unsent -= length;
-                    self.sent = (self.sent + length) % self.exchange.request().len();
+                    self.sent = (self.sent + length) % request;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

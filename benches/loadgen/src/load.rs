@@ -12,16 +12,15 @@
 //! and as it shuts.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 use std::{error, fmt};
 
 use hdrhistogram::Histogram;
 use mio::event::Event;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Wire};
 use crate::exchange::{Exchange, WrongReply};
 use crate::options::{Length, Plan};
 use crate::process::CpuTime;
@@ -229,14 +228,13 @@ impl<'a, E: Exchange, M: Fn() -> E> Engine<'a, E, M> {
 
     /// Opens a connection and queues its first requests.
     fn open(&mut self, token: Token) -> Result<Connection<E>, Failure> {
-        let mut stream =
-            TcpStream::connect(self.plan.address).map_err(while_doing("connecting"))?;
-        stream.set_nodelay(true).map_err(while_doing("setting TCP_NODELAY"))?;
+        let open = if self.plan.datagrams { Wire::datagrams } else { Wire::stream };
+        let mut wire = open(self.plan.address).map_err(while_doing("connecting"))?;
         self.poll
             .registry()
-            .register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)
+            .register(wire.source(), token, Interest::READABLE | Interest::WRITABLE)
             .map_err(while_doing("registering a connection"))?;
-        let mut connection = Connection::new(stream, (self.make)(), self.plan.depth);
+        let mut connection = Connection::new(wire, (self.make)(), self.plan.depth);
         for _ in 0..self.plan.depth {
             self.quota.start_request(&mut connection);
         }
@@ -266,13 +264,14 @@ impl<'a, E: Exchange, M: Fn() -> E> Engine<'a, E, M> {
         let mut replies = 0;
         loop {
             let connection = &mut self.connections[index];
-            let length = match connection.stream.read(&mut self.buffer) {
+            let length = match connection.wire.receive(&mut self.buffer) {
                 Ok(0) => return Err(Failure::Closed),
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(replies),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Failure::System("receiving", error)),
             };
+            let is_last = length < self.buffer.len() && connection.wire.short_receipt_is_last();
             let complete = connection.exchange.receive(&self.buffer[..length]);
             let complete = complete.map_err(Failure::Reply)?;
             let now = Instant::now();
@@ -280,8 +279,8 @@ impl<'a, E: Exchange, M: Fn() -> E> Engine<'a, E, M> {
                 self.finish_request(index, now)?;
             }
             replies += complete;
-            // A short read has emptied the socket: what comes later is a new edge (epoll(7)).
-            if length < self.buffer.len() {
+            // A short read has emptied a stream: what comes later is a new edge (epoll(7)).
+            if is_last {
                 return Ok(replies);
             }
         }

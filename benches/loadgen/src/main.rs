@@ -1,4 +1,4 @@
-//! Load generator: drives an echo or HTTP server over N connections and says what that cost.
+//! Load generator: drives an echo or HTTP server over N connections or UDP sockets and says what that cost.
 //!
 //! Called by benches/run.py and benches/demo.py, once per measured cell, pinned to a core that the
 //! server does not use. It prints one JSON object and exits with 0, or prints an error and exits

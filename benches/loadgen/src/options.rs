@@ -12,12 +12,13 @@ use crate::exchange;
 use crate::process::Process;
 
 pub(crate) const USAGE: &str = "\
-loadgen echo    --address IP:PORT [--size BYTES] [--lines] [load options]
+loadgen echo    --address IP:PORT [--size BYTES] [--lines] [--datagrams] [load options]
 loadgen connect --address IP:PORT [--size BYTES] [load options]
 loadgen http    --address IP:PORT [--target /] [load options]
 loadgen idle    --address IP:PORT --server-pid PID [--connections N] [--hold SECONDS]
 
-echo     messages to an echo server; with --lines each message is one line
+echo     messages to an echo server; with --lines each message is one line,
+         with --datagrams one UDP datagram
 connect  as echo, but every message has a connection of its own
 http     HTTP/1.1 GET with keep-alive; every reply must have status 200
 idle     opens N connections, exchanges one message on each and holds them
@@ -51,6 +52,8 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
+    /// Whether a connection is a UDP socket instead of a TCP stream.
+    pub(crate) datagrams: bool,
     /// Connections at a time; at least 1.
     pub(crate) connections: usize,
     /// Requests in flight on each connection; at least 1.
@@ -89,6 +92,7 @@ struct Given {
     depth: Option<u32>,
     size: Option<u32>,
     lines: bool,
+    datagrams: bool,
     target: Option<String>,
     seconds: Option<Duration>,
     warm_up: Option<Duration>,
@@ -112,6 +116,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             Arg::Long("depth") => given.depth = Some(positive(&mut parser)?),
             Arg::Long("size") => given.size = Some(positive(&mut parser)?),
             Arg::Long("lines") => given.lines = true,
+            Arg::Long("datagrams") => given.datagrams = true,
             Arg::Long("target") => given.target = Some(parser.value()?.string()?),
             Arg::Long("seconds") => given.seconds = Some(seconds(&mut parser)?),
             Arg::Long("warm-up") => given.warm_up = Some(seconds(&mut parser)?),
@@ -155,11 +160,15 @@ impl Given {
                 "connect has one message for each connection: no --depth, no --pause".into()
             );
         }
+        if replies_per_connection.is_some() && self.datagrams {
+            return Err("a datagram has no connection of its own: no --datagrams".into());
+        }
         if self.pause > LONGEST_PAUSE {
             return Err("--pause is at most 1 second".into());
         }
         Ok(Plan {
             address: self.address.ok_or("--address is missing")?,
+            datagrams: self.datagrams,
             connections: usize_from(self.connections.unwrap_or(1)),
             depth: usize_from(depth),
             replies_per_connection,
@@ -237,6 +246,13 @@ mod tests {
         assert!(parse_line(&format!("echo {rest} 0.5")).is_ok());
         assert!(parse_line(&format!("echo {rest} 1.5")).is_err());
         assert!(parse_line(&format!("connect {rest} 0.5")).is_err());
+    }
+
+    #[test]
+    fn datagrams_are_echoed_without_connections() {
+        let rest = "--address 127.0.0.1:7 --datagrams";
+        assert!(parse_line(&format!("echo {rest}")).is_ok());
+        assert!(parse_line(&format!("connect {rest}")).is_err());
     }
 
     #[test]
