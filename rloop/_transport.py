@@ -1,4 +1,4 @@
-"""The Python half of the stream transport: what is done once per connection."""
+"""The Python half of the socket transports: what is done once per connection."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,21 @@ from rloop import _rloop
 
 if TYPE_CHECKING:
     from rloop.loop import TokioLoop
+
+
+def _describe_socket(info: dict[str, Any], sock: socket.socket) -> None:
+    """Add what ``get_extra_info()`` tells of every socket."""
+    info["socket"] = trsock.TransportSocket(sock)
+    try:
+        info["sockname"] = sock.getsockname()
+    except OSError:
+        info["sockname"] = None
+    if "peername" not in info:
+        try:
+            info["peername"] = sock.getpeername()
+        except OSError:
+            # It has none, or is gone already.
+            info["peername"] = None
 
 
 class SocketTransport(_rloop.StreamTransport):
@@ -40,18 +55,7 @@ class SocketTransport(_rloop.StreamTransport):
             extra: what ``get_extra_info()`` knows beforehand, such as ``peername``.
             server: the ``asyncio.Server`` that accepted the connection.
         """
-        info = self._extra
-        info["socket"] = trsock.TransportSocket(sock)
-        try:
-            info["sockname"] = sock.getsockname()
-        except OSError:
-            info["sockname"] = None
-        if "peername" not in info:
-            try:
-                info["peername"] = sock.getpeername()
-            except OSError:
-                # The peer may be gone already.
-                info["peername"] = None
+        _describe_socket(self._extra, sock)
         if server is not None:
             if sys.version_info >= (3, 13):
                 server._attach(self)
@@ -61,6 +65,40 @@ class SocketTransport(_rloop.StreamTransport):
             # Fails on a connection that was reset meanwhile; reading will tell.
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._open(waiter)
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        """Close the socket of a transport that nobody closed, with a ResourceWarning."""
+        if self._sock is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._release()
+
+
+class DatagramTransport(_rloop.DatagramTransport):
+    """A datagram transport on a non-blocking UDP or Unix socket."""
+
+    max_size = 256 * 1024
+
+    def __init__(
+        self,
+        event_loop: "TokioLoop",
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        address: Any = None,
+        waiter: "asyncio.Future[Any] | None" = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Start the transport: ``connection_made()`` is called soon.
+
+        Args:
+            event_loop: the loop it belongs to.
+            sock: the socket, which the transport closes.
+            protocol: receives the datagrams.
+            address: where datagrams without an address go, and no other may go.
+            waiter: a future that is done after ``connection_made()``.
+            extra: what ``get_extra_info()`` knows beforehand.
+        """
+        _describe_socket(self._extra, sock)
         self._open(waiter)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

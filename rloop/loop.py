@@ -17,13 +17,13 @@ import sys
 import threading
 from asyncio import constants, events, sslproto
 from collections.abc import Callable, Coroutine, MutableMapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from rloop import _rloop, _server, _streams
 from rloop._selector import WatchedDescriptors
 from rloop._sockets import SocketMethods
 from rloop._threads import Crew, count_threads, disband_all
-from rloop._transport import SocketTransport
+from rloop._transport import DatagramTransport, SocketTransport
 from rloop._watchdog import Watchdog
 from rloop.statistics import ShardStatistics
 
@@ -58,7 +58,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         _csock: socket.socket | None
         _thread_id: int | None
         _default_executor: concurrent.futures.ThreadPoolExecutor | None
-        _transports: MutableMapping[int, SocketTransport]
+        _transports: MutableMapping[int, SocketTransport | DatagramTransport]
 
         def _ensure_fd_no_transport(self, fd: object) -> None: ...
 
@@ -248,6 +248,26 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         transport = SocketTransport(self, sock, protocol, waiter, extra, server)
         self._transports[transport._sock_fd] = transport
         return transport
+
+    def _make_datagram_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.DatagramProtocol,
+        address: Any = None,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> asyncio.DatagramTransport:
+        self._ensure_fd_no_transport(sock)
+        if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+            # The addresses of other families are the socket module's alone.
+            inherited: Any = super()
+            other: asyncio.DatagramTransport = inherited._make_datagram_transport(
+                sock, protocol, address, waiter, extra
+            )
+            return other
+        transport = DatagramTransport(self, sock, protocol, address, waiter, extra)
+        self._transports[transport._sock_fd] = transport
+        return cast("asyncio.DatagramTransport", transport)
 
     def _make_ssl_transport(
         self,

@@ -14,6 +14,8 @@ use pyo3::prelude::*;
 mod _rloop {
     use crate::driving::process;
     #[pymodule_export]
+    use crate::python::datagram::DatagramTransport;
+    #[pymodule_export]
     use crate::python::event_loop::EventLoop;
     #[pymodule_export]
     use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};

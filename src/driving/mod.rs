@@ -1,6 +1,7 @@
 //! The driving ring: tokio, the clock and the sockets. It knows nothing of Python.
 
 pub(crate) mod clock;
+pub(crate) mod datagram;
 pub(crate) mod driver;
 pub(crate) mod poller;
 pub(crate) mod process;

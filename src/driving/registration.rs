@@ -107,12 +107,12 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Registers `fd`; the caller has entered the runtime.
-    pub(crate) fn new(fd: RawFd, generation: u64) -> io::Result<Self> {
+    /// Registers `fd` for the events of `interest`; the caller has entered the runtime.
+    pub(crate) fn new(fd: RawFd, generation: u64, interest: Interest) -> io::Result<Self> {
         let read_event = Event { fd, generation, direction: Direction::Read };
         let write_event = Event { direction: Direction::Write, ..read_event };
         Ok(Self {
-            io: Some(sys::register(fd)?),
+            io: Some(sys::register(fd, interest)?),
             process: process::Stamp::new(),
             on_readable: Arc::new(read_event).into(),
             on_writable: Arc::new(write_event).into(),
@@ -155,6 +155,32 @@ impl Registration {
         while let Poll::Ready(guard) = self.io().poll_write_ready(&mut context) {
             guard?.clear_ready();
         }
+        Ok(())
+    }
+
+    /// Asks for a write event when the descriptor fails or, if it is registered for that, has room.
+    /// Returns false if it has failed already, which tokio remembers until [`Registration::renew`].
+    ///
+    /// epoll always reports a failure (`EPOLLERR`), and tokio takes it for a closed write side.
+    pub(crate) fn arm_failure(&self) -> io::Result<bool> {
+        let mut context = Context::from_waker(&self.on_writable);
+        while let Poll::Ready(guard) = self.io().poll_write_ready(&mut context) {
+            let mut guard = guard?;
+            if guard.ready().is_write_closed() {
+                return Ok(false);
+            }
+            guard.clear_ready();
+        }
+        Ok(true)
+    }
+
+    /// Registers the descriptor anew, for `interest`, and forgets what tokio remembers of it: a
+    /// failure or a hang-up that may be over. What is ready now fires again. The caller has entered
+    /// the runtime, and arms what it needs.
+    pub(crate) fn renew(&mut self, interest: Interest) -> io::Result<()> {
+        // In this order: epoll takes a descriptor once.
+        drop(self.io.take());
+        self.io = Some(sys::register(self.read_event.fd, interest)?);
         Ok(())
     }
 }

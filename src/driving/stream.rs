@@ -8,6 +8,8 @@ use rloop_core::write_queue::WriteQueue;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
+use tokio::io::Interest;
 
 /// How many chunks one system call may take; more does not make it faster.
 const CHUNKS_PER_WRITE: usize = 64;
@@ -87,8 +89,10 @@ pub(crate) fn flush<B: AsRef<[u8]>>(
 pub(crate) struct StreamSocket(Registration);
 
 impl StreamSocket {
-    pub(crate) fn new(registration: Registration) -> Self {
-        Self(registration)
+    /// Registers the socket `fd`; the caller has entered the runtime.
+    pub(crate) fn register(fd: RawFd, generation: u64) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        Ok(Self(Registration::new(fd, generation, interest)?))
     }
 
     /// The socket's place in the epoll set.

@@ -176,6 +176,20 @@ impl EventLoop {
         Ok(handle)
     }
 
+    /// Schedules what tells the creator of a transport that it is there.
+    pub(crate) fn schedule_waiter(
+        slf: &Bound<'_, Self>,
+        waiter: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        if let Some(waiter) = waiter {
+            let callback = imports::SET_RESULT_UNLESS_CANCELLED.get(py)?.clone().unbind();
+            let arguments = PyTuple::new(py, [waiter, py.None()])?.unbind();
+            Self::schedule(slf, callback, arguments, None)?;
+        }
+        Ok(())
+    }
+
     fn schedule_at(
         slf: &Bound<'_, Self>,
         when: f64,

@@ -153,20 +153,30 @@ impl Handle {
         match ffi::call_in_context(this.context.bind(py), &callback, &arguments) {
             Ok(_) => Ok(()),
             Err(error) if must_propagate(py, &error) => Err(error),
-            Err(error) => {
-                let source =
-                    format_callback_source(this.event_loop.bind(py), &callback, &arguments)?;
-                let report = PyDict::new(py);
-                report.set_item("message", format!("Exception in callback {source}"))?;
-                report.set_item("exception", error)?;
-                report.set_item("handle", slf)?;
-                if let Some(traceback) = &this.source_traceback {
-                    report.set_item("source_traceback", traceback)?;
-                }
-                this.event_loop.bind(py).call_method1("call_exception_handler", (report,))?;
-                Ok(())
-            }
+            Err(error) => Self::report(slf, &callback, &arguments, error),
         }
+    }
+
+    /// Tells the exception handler that the callback raised `error`.
+    pub(crate) fn report(
+        slf: &Bound<'_, Self>,
+        callback: &Bound<'_, PyAny>,
+        arguments: &Bound<'_, PyTuple>,
+        error: PyErr,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let event_loop = this.event_loop.bind(py);
+        let source = format_callback_source(event_loop, callback, arguments)?;
+        let report = PyDict::new(py);
+        report.set_item("message", format!("Exception in callback {source}"))?;
+        report.set_item("exception", error)?;
+        report.set_item("handle", slf)?;
+        if let Some(traceback) = &this.source_traceback {
+            report.set_item("source_traceback", traceback)?;
+        }
+        event_loop.call_method1("call_exception_handler", (report,))?;
+        Ok(())
     }
 
     fn repr_parts(slf: &Bound<'_, Self>, when: Option<f64>) -> PyResult<String> {

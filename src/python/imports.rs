@@ -47,6 +47,9 @@ pub(crate) static SELECTOR_SOCKET_TRANSPORT: Import =
     Import::new("asyncio.selector_events", "_SelectorSocketTransport");
 pub(crate) static CHECK_SSL_SOCKET: Import =
     Import::new("asyncio.base_events", "_check_ssl_socket");
+pub(crate) static SELECTOR_DATAGRAM_TRANSPORT: Import =
+    Import::new("asyncio.selector_events", "_SelectorDatagramTransport");
+pub(crate) static INET_NTOP: Import = Import::new("socket", "inet_ntop");
 pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");

@@ -11,6 +11,7 @@
 //! | who waits for which descriptor | `watches` |
 //! | what all transports share | `transports` |
 //! | the stream transport | `stream` |
+//! | the datagram transport | `datagram` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
 //! | the end of the interpreter | `exit` |
@@ -22,6 +23,7 @@
 
 pub(crate) mod buffer;
 pub(crate) mod crew;
+pub(crate) mod datagram;
 pub(crate) mod error;
 pub(crate) mod event_loop;
 pub(crate) mod exit;

@@ -1,57 +1,13 @@
-//! The system fence: the one place where raw file descriptors are trusted.
+//! The system fence: the one place where raw file descriptors are trusted, and where memory is lent
+//! to the kernel.
 //!
-//! rustix and tokio ask their callers to promise that a descriptor is open. The promise is made
-//! here, per function, from what the callers in `crate::driving` guarantee.
+//! | thing | file |
+//! |---|---|
+//! | descriptor numbers, registration with tokio | `descriptors` |
+//! | receiving many datagrams with one call | `datagrams` |
 #![allow(unsafe_code, reason = "this module is one of the two fences")]
 
-use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use tokio::io::unix::AsyncFd;
+pub(crate) mod datagrams;
+mod descriptors;
 
-/// A descriptor number that somebody else owns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Descriptor(pub(crate) RawFd);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
-/// Runs `operation` on a descriptor that the caller was given by the user.
-///
-/// The user may have closed it, or may close it from another thread meanwhile. Then the kernel
-/// answers `EBADF` or works on what now has that number, as with any number a Python program hands
-/// to `select` or `os.read`. rustix only passes the number on.
-pub(crate) fn with_descriptor<R>(
-    fd: RawFd,
-    operation: impl FnOnce(BorrowedFd<'_>) -> R,
-) -> io::Result<R> {
-    if fd < 0 {
-        return Err(rustix::io::Errno::BADF.into());
-    }
-    // SAFETY: `borrow_raw` forbids -1, which the test above excludes; that the number is open is
-    // not relied upon for memory safety, see above.
-    Ok(operation(unsafe { BorrowedFd::borrow_raw(fd) }))
-}
-
-/// Registers `fd` with the I/O driver of the current tokio runtime, for reading and writing.
-///
-/// The caller keeps the descriptor open until it has dropped the result: a stream transport holds
-/// an `_io_refs` reference on its socket, which keeps `socket.close()` from closing it early.
-pub(crate) fn register(fd: RawFd) -> io::Result<AsyncFd<Descriptor>> {
-    // SAFETY: `Descriptor` always returns the same number, and the caller keeps it open. A program
-    // that closes the number behind Python's back (os.close) makes the deregistration fail, in
-    // which case tokio keeps the memory that the kernel may still point to.
-    let registered = unsafe { AsyncFd::register(Descriptor(fd)) };
-    registered.map_err(Into::into)
-}
-
-/// Registers a descriptor that the result owns.
-pub(crate) fn register_owned<T: AsRawFd + Into<std::os::fd::OwnedFd>>(
-    fd: T,
-) -> io::Result<AsyncFd<T>> {
-    // SAFETY: `fd` is owned by the result, hence open for as long, and is not replaced in it.
-    let registered = unsafe { AsyncFd::register(fd) };
-    registered.map_err(Into::into)
-}
+pub(crate) use descriptors::{Descriptor, register, register_owned, with_descriptor};

@@ -1,11 +1,13 @@
-"""Fixtures of the contract tests: the kinds of connection that a stream test runs on."""
+"""Fixtures of the contract tests: kinds of stream connections, peers, addresses."""
 
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from support.datagrams import ANY_PORT
 from support.peers import LOOPBACK, STREAM_KINDS
+from support.threads import PEER_TIMEOUT
 
 
 @pytest.fixture(params=STREAM_KINDS)
@@ -22,3 +24,12 @@ def unused_address() -> Iterator[tuple[str, int]]:
         holder.bind((LOOPBACK, 0))
         address: tuple[str, int] = holder.getsockname()
         yield address
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    """A blocking UDP socket bound to loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PEER_TIMEOUT)
+        sock.bind(ANY_PORT)
+        yield sock

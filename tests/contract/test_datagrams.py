@@ -1,54 +1,22 @@
 """Datagram endpoints: UDP and Unix, connected or not, through errors and pressure."""
 
 import asyncio
-import contextlib
 import gc
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.datagrams import ANY_PORT, endpoint
 from support.leaks import LeakGuard
 from support.peers import LOOPBACK, fill
 from support.protocols import RecordingDatagramProtocol
 from support.threads import PEER_TIMEOUT, eventually, in_thread, turns
 
 Loop = asyncio.AbstractEventLoop
-
-ANY_PORT = (LOOPBACK, 0)
-
-
-@contextlib.asynccontextmanager
-async def endpoint(
-    protocol: RecordingDatagramProtocol | None = None, **options: Any
-) -> AsyncIterator[tuple[Any, RecordingDatagramProtocol]]:
-    """Open a datagram endpoint; close it at the end and wait for that.
-
-    The transport is an Any because typeshed's DatagramTransport has no water marks.
-    """
-    protocol = protocol or RecordingDatagramProtocol()
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: protocol, **options)
-    try:
-        yield transport, protocol
-    finally:
-        if not protocol.count("connection_lost"):
-            transport.abort()
-        await protocol.called("connection_lost")
-        await turns(1)
-
-
-@pytest.fixture
-def peer() -> Iterator[socket.socket]:
-    """A blocking UDP socket bound to loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(PEER_TIMEOUT)
-        sock.bind(ANY_PORT)
-        yield sock
 
 
 async def test_datagrams_come_whole_and_with_their_sender(peer: socket.socket) -> None:
@@ -178,8 +146,8 @@ async def test_a_transport_without_a_reference_that_was_not_closed_warns(loop: L
     sock = socket.socket(type=socket.SOCK_DGRAM)
     sock.bind(ANY_PORT)
     transport, protocol = await loop.create_datagram_endpoint(RecordingDatagramProtocol, sock=sock)
-    # What the loop watches it keeps alive: take the watch away behind the transport's back.
-    loop._remove_reader(sock.fileno())  # type: ignore[attr-defined]
+    # A loop keeps a transport alive that is reading.
+    transport.pause_reading()  # type: ignore[attr-defined]
     protocol.transport = None
     protocol.calls.clear()
     with pytest.warns(ResourceWarning, match="unclosed transport <"):

@@ -198,6 +198,11 @@ impl Shard {
         }
     }
 
+    /// How much is ready to run, on the thread that drives the shard.
+    pub(crate) fn ready_count(&self) -> usize {
+        self.with_local(|local| local.ready.len()).unwrap_or(0)
+    }
+
     /// Makes the shard take a turn if it sleeps.
     pub(crate) fn notify(&self) {
         if self.inbox.notify() == Wake::Needed {

@@ -1,31 +1,18 @@
 //! The end of a connection: failures, `close()`, `abort()`, and `connection_lost()`.
 
 use super::transport::StreamTransport;
-use crate::python::event_loop::EventLoop;
-use crate::python::imports;
+use crate::python::transports::{Endpoint, release_socket};
 use pyo3::exceptions::{PyConnectionError, PyOSError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
 
 impl StreamTransport {
     /// Ends the connection because of `error`; reports it unless it is the network's.
     pub(super) fn fatal_error(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
         let py = slf.py();
         let exception = error.clone_ref(py).into_value(py).into_any();
-        if error.is_instance_of::<PyOSError>(py) {
-            if slf.get().event_loop(py).is_some_and(|event_loop| event_loop.get().is_debug()) {
-                let keywords = PyDict::new(py);
-                keywords.set_item("exc_info", error)?;
-                imports::logger(py)?.call_method(
-                    "debug",
-                    ("%r: %s", slf, message),
-                    Some(&keywords),
-                )?;
-            }
-        } else {
-            Self::report(slf, message, error)?;
-        }
+        let is_expected = error.is_instance_of::<PyOSError>(py);
+        Self::tell_of_failure(slf, error, message, is_expected)?;
         Self::force_close(slf, Some(exception))
     }
 
@@ -37,22 +24,6 @@ impl StreamTransport {
         drop(unsent);
         Self::update_interest(slf);
         Self::schedule_connection_lost(slf, error)
-    }
-
-    pub(super) fn schedule_connection_lost(
-        slf: &Bound<'_, Self>,
-        error: Option<Py<PyAny>>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let Some(event_loop) = slf.get().event_loop(py) else {
-            return Ok(());
-        };
-        let callback = slf.getattr(intern!(py, "_call_connection_lost"))?.unbind();
-        let arguments = PyTuple::new(py, [error])?.unbind();
-        // As in asyncio, this is the scheduling method that refuses a closed loop.
-        event_loop.get().check_closed()?;
-        EventLoop::schedule(&event_loop, callback, arguments, None)?;
-        Ok(())
     }
 
     /// Tells the protocol that the connection is gone, and lets go of everything.
@@ -119,13 +90,4 @@ impl StreamTransport {
         Self::update_interest(slf);
         if nothing_queued { Self::schedule_connection_lost(slf, None) } else { Ok(()) }
     }
-}
-
-/// Gives back what [`hold_socket`] took; a socket that was closed meanwhile is closed now.
-fn release_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = sock.py();
-    if sock.is_instance(imports::SOCKET.get(py)?)? {
-        sock.call_method0(intern!(py, "_decref_socketios"))?;
-    }
-    Ok(())
 }

@@ -3,13 +3,12 @@
 
 use super::state::{Objects, ReadPath, Receiver, StreamState};
 use super::transport::{Remote, StreamTransport};
-use crate::driving::registration::Registration;
 use crate::driving::stream::StreamSocket;
 use crate::python::error::os_error;
 use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
 use crate::python::shard::Work;
-use crate::python::transports::{Call, Place, Transport};
+use crate::python::transports::{Call, Endpoint, Place, Transport, hold_socket};
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -21,16 +20,6 @@ use rloop_core::flow::FlowControl;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-
-/// Takes one of the socket's `_io_refs`, see the module's documentation.
-fn hold_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = sock.py();
-    if sock.is_instance(imports::SOCKET.get(py)?)? {
-        let references = sock.getattr(intern!(py, "_io_refs"))?;
-        sock.setattr(intern!(py, "_io_refs"), references.add(1)?)?;
-    }
-    Ok(())
-}
 
 /// `StreamTransport.write`
 pub(crate) struct Write;
@@ -101,12 +90,12 @@ impl StreamTransport {
         event_loop.get().evict(py, this.place.fd)?;
         let registered = {
             let _entered = io.driver.enter();
-            Registration::new(this.place.fd, this.place.generation)
+            StreamSocket::register(this.place.fd, this.place.generation)
         };
         // As in asyncio, a descriptor that cannot be polled fails the connection once it was made.
         let mut failure = None;
         match registered {
-            Ok(registration) => this.state.lock().socket = Some(StreamSocket::new(registration)),
+            Ok(socket) => this.state.lock().socket = Some(socket),
             Err(error) => failure = Some(os_error(py, &error).into_value(py).into_any()),
         }
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
@@ -118,12 +107,7 @@ impl StreamTransport {
                 Work::Remote(Box::new(Call::Stream(slf.clone().unbind(), abort)))
             }
         });
-        if let Some(waiter) = waiter {
-            let callback = imports::SET_RESULT_UNLESS_CANCELLED.get(py)?.clone().unbind();
-            let arguments = PyTuple::new(py, [waiter, py.None()])?.unbind();
-            EventLoop::schedule(&event_loop, callback, arguments, None)?;
-        }
-        Ok(())
+        EventLoop::schedule_waiter(&event_loop, waiter)
     }
 
     /// asyncio's base class of such transports, for `isinstance()`.

@@ -1,11 +1,12 @@
 //! From a read event to the protocol: `data_received()`, or `get_buffer()` and `buffer_updated()`.
 
 use super::state::{ReadPath, Receiver};
-use super::transport::{StreamTransport, log_debug};
+use super::transport::StreamTransport;
 use crate::driving::registration::{Direction, Event};
 use crate::driving::stream::Read;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
+use crate::python::transports::Endpoint;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -151,7 +152,7 @@ impl StreamTransport {
     /// The peer has shut down its side.
     pub(super) fn on_end(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
         let py = slf.py();
-        log_debug(slf, "%r received EOF")?;
+        Self::log(slf, "debug", "%r received EOF")?;
         let Some(protocol) = slf.get().protocol(py) else {
             return Ok(());
         };
@@ -180,7 +181,7 @@ impl StreamTransport {
             state.reader_active = false;
         }
         Self::update_interest(slf);
-        log_debug(slf, "%r pauses reading")
+        Self::log(slf, "debug", "%r pauses reading")
     }
 
     pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -200,6 +201,6 @@ impl StreamTransport {
         drop(old_context);
         Self::update_interest(slf);
         slf.get().place.expect_event(event);
-        log_debug(slf, "%r resumes reading")
+        Self::log(slf, "debug", "%r resumes reading")
     }
 }

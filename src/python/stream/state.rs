@@ -7,6 +7,7 @@ use crate::driving::registration::{Armed, Event};
 use crate::driving::stream::{self, Flushed, Read, Sink, StreamSocket};
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
+use crate::python::transports::PacketMethod;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -18,57 +19,6 @@ use rloop_core::write_queue::WriteQueue;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-
-/// A method that is called with one argument per packet, looked up once.
-///
-/// A bound method is taken apart: the call then passes the receiver as the first argument, instead
-/// of going through a method object that does the same (about 50 instructions).
-pub(crate) enum PacketMethod {
-    Bound { function: Py<PyAny>, receiver: Py<PyAny> },
-    Callable(Py<PyAny>),
-}
-
-impl PacketMethod {
-    fn new(callable: Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = callable.py();
-        if callable.get_type().is(imports::METHOD.get(py)?) {
-            return Ok(Self::Bound {
-                function: callable.getattr(intern!(py, "__func__"))?.unbind(),
-                receiver: callable.getattr(intern!(py, "__self__"))?.unbind(),
-            });
-        }
-        Ok(Self::Callable(callable.unbind()))
-    }
-
-    fn clone_ref(&self, py: Python<'_>) -> Self {
-        match self {
-            Self::Bound { function, receiver } => {
-                Self::Bound { function: function.clone_ref(py), receiver: receiver.clone_ref(py) }
-            }
-            Self::Callable(callable) => Self::Callable(callable.clone_ref(py)),
-        }
-    }
-
-    pub(crate) fn call<'py>(&self, argument: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let py = argument.py();
-        match self {
-            Self::Bound { function, receiver } => {
-                function.bind(py).call1((receiver.bind(py), argument))
-            }
-            Self::Callable(callable) => callable.bind(py).call1((argument,)),
-        }
-    }
-
-    fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        match self {
-            Self::Bound { function, receiver } => {
-                visit.call(function)?;
-                visit.call(receiver)
-            }
-            Self::Callable(callable) => visit.call(callable),
-        }
-    }
-}
 
 /// How received bytes reach the protocol.
 pub(crate) enum Receiver {

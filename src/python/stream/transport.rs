@@ -3,12 +3,10 @@
 use super::state::StreamState;
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
-use crate::python::imports;
-use crate::python::transports::{Call, Place, Transport};
+use crate::python::transports::{Call, Endpoint, Place, Transport};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyDict;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
@@ -27,17 +25,19 @@ pub(crate) struct StreamTransport {
     pub(super) place: Place,
 }
 
-impl StreamTransport {
-    pub(super) fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+impl Endpoint for StreamTransport {
+    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
         let state = self.state.lock();
         state.objects.as_ref().map(|objects| objects.event_loop.clone_ref(py).into_bound(py))
     }
 
-    pub(super) fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let state = self.state.lock();
         state.objects.as_ref().map(|objects| objects.protocol.clone_ref(py))
     }
+}
 
+impl StreamTransport {
     /// Forwards `call` if this is not the thread it has to run on; true if it did.
     pub(super) fn forward(
         slf: &Bound<'_, Self>,
@@ -61,12 +61,7 @@ impl StreamTransport {
             Remote::Close => Self::close_here(slf),
             Remote::Abort(error) => Self::force_close(slf, error),
         };
-        match called {
-            Err(error) if !must_propagate(slf.py(), &error) => {
-                Self::report(slf, "A call from another thread failed", error)
-            }
-            called => called,
-        }
+        Self::settle_remote(slf, called)
     }
 
     /// Tells the shard whether events of the socket matter.
@@ -94,27 +89,4 @@ impl StreamTransport {
         }
         Self::fatal_error(slf, error, &format!("Fatal error: protocol.{method}() call failed."))
     }
-
-    /// Tells the loop's exception handler.
-    pub(super) fn report(slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
-        let py = slf.py();
-        let Some(event_loop) = slf.get().event_loop(py) else {
-            return Ok(());
-        };
-        let report = PyDict::new(py);
-        report.set_item("message", message)?;
-        report.set_item("exception", error)?;
-        report.set_item("transport", slf)?;
-        report.set_item("protocol", slf.get().protocol(py))?;
-        event_loop.call_method1("call_exception_handler", (report,))?;
-        Ok(())
-    }
-}
-
-pub(super) fn log_debug(slf: &Bound<'_, StreamTransport>, message: &str) -> PyResult<()> {
-    let py = slf.py();
-    if slf.get().event_loop(py).is_some_and(|event_loop| event_loop.get().is_debug()) {
-        imports::logger(py)?.call_method1("debug", (message, slf))?;
-    }
-    Ok(())
 }

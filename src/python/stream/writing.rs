@@ -4,7 +4,7 @@ use super::state::Objects;
 use super::transport::{Remote, StreamTransport};
 use crate::driving::stream::Flushed;
 use crate::python::error::{OrOsError, os_error};
-use crate::python::handle::must_propagate;
+use crate::python::transports::Endpoint;
 use crate::python::{buffer, ffi, imports};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -211,23 +211,6 @@ impl StreamTransport {
             waiter.call_method1(py, intern!(py, "set_exception"), (exception,))?;
         }
         Ok(())
-    }
-
-    pub(super) fn apply_flow_change(slf: &Bound<'_, Self>, change: FlowChange) -> PyResult<()> {
-        let py = slf.py();
-        let method = match change {
-            FlowChange::Unchanged => return Ok(()),
-            FlowChange::Pause => "pause_writing",
-            FlowChange::Resume => "resume_writing",
-        };
-        let Some(protocol) = slf.get().protocol(py) else {
-            return Ok(());
-        };
-        match protocol.call_method0(py, method) {
-            Ok(_) => Ok(()),
-            Err(error) if must_propagate(py, &error) => Err(error),
-            Err(error) => Self::report(slf, &format!("protocol.{method}() failed"), error),
-        }
     }
 
     pub(super) fn write_eof_here(&self, py: Python<'_>) -> PyResult<()> {

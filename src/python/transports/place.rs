@@ -2,6 +2,7 @@
 //! and calls from other threads find it.
 
 use crate::driving::registration::{Direction, Event};
+use crate::python::datagram::{self, DatagramTransport};
 use crate::python::shard::{Shard, Work};
 use crate::python::stream::{self, StreamTransport};
 use pyo3::prelude::*;
@@ -14,12 +15,14 @@ static NEXT_GENERATION: AtomicU64 = AtomicU64::new(0);
 /// A transport of any kind.
 pub(crate) enum Transport {
     Stream(Py<StreamTransport>),
+    Datagram(Py<DatagramTransport>),
 }
 
 impl Transport {
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
             Self::Stream(transport) => Self::Stream(transport.clone_ref(py)),
+            Self::Datagram(transport) => Self::Datagram(transport.clone_ref(py)),
         }
     }
 
@@ -35,6 +38,12 @@ impl Transport {
             (Self::Stream(transport), Direction::Write) => {
                 StreamTransport::on_writable(transport.bind(py))
             }
+            (Self::Datagram(transport), Direction::Read) => {
+                DatagramTransport::on_readable(transport.bind(py))
+            }
+            (Self::Datagram(transport), Direction::Write) => {
+                DatagramTransport::on_writable(transport.bind(py))
+            }
         }
     }
 
@@ -42,6 +51,7 @@ impl Transport {
     pub(crate) fn start_reading(&self, py: Python<'_>) {
         match self {
             Self::Stream(transport) => StreamTransport::start_reading(transport.bind(py)),
+            Self::Datagram(transport) => DatagramTransport::start_reading(transport.bind(py)),
         }
     }
 
@@ -52,6 +62,7 @@ impl Transport {
     ) -> Result<(), E> {
         match self {
             Self::Stream(transport) => visit(transport.as_any()),
+            Self::Datagram(transport) => visit(transport.as_any()),
         }
     }
 }
@@ -59,6 +70,7 @@ impl Transport {
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Call {
     Stream(Py<StreamTransport>, stream::Remote),
+    Datagram(Py<DatagramTransport>, datagram::Remote),
 }
 
 impl Call {
@@ -69,6 +81,9 @@ impl Call {
     pub(crate) fn run(self, py: Python<'_>) -> PyResult<()> {
         match self {
             Self::Stream(transport, call) => StreamTransport::run_remote(transport.bind(py), call),
+            Self::Datagram(transport, call) => {
+                DatagramTransport::run_remote(transport.bind(py), call)
+            }
         }
     }
 
@@ -76,6 +91,9 @@ impl Call {
     fn closes(&self) -> bool {
         match self {
             Self::Stream(_, call) => matches!(call, stream::Remote::Close | stream::Remote::Abort(_)),
+            Self::Datagram(_, call) => {
+                matches!(call, datagram::Remote::Close | datagram::Remote::Abort(_))
+            }
         }
     }
 
@@ -86,6 +104,7 @@ impl Call {
     ) -> Result<(), E> {
         match self {
             Self::Stream(transport, _) => visit(transport.as_any()),
+            Self::Datagram(transport, _) => visit(transport.as_any()),
         }
     }
 }

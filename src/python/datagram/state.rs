@@ -1,0 +1,175 @@
+//! What a datagram transport remembers.
+//!
+//! One lock guards it all. The names follow `asyncio.selector_events`, whose rules these are.
+
+use crate::driving::datagram::{Address, DatagramSocket};
+use crate::driving::registration::Event;
+use crate::python::event_loop::EventLoop;
+use crate::python::transports::PacketMethod;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyContext, PyDict};
+use rloop_core::flow::FlowControl;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a delivery needs. It is shared with the delivery that is under way, which may replace it.
+pub(super) struct ReadPath {
+    pub(super) datagram_received: PacketMethod,
+    /// The context of the reading callbacks: a copy made when reading last (re)started.
+    pub(super) context: Py<PyContext>,
+}
+
+impl ReadPath {
+    pub(super) fn new(protocol: &Bound<'_, PyAny>, context: Py<PyContext>) -> PyResult<Arc<Self>> {
+        let method = protocol.getattr(intern!(protocol.py(), "datagram_received"))?;
+        Ok(Arc::new(Self { datagram_received: PacketMethod::new(method)?, context }))
+    }
+}
+
+/// The Python objects of an open transport. They are dropped together once it is closed.
+pub(super) struct Objects {
+    pub(super) event_loop: Py<EventLoop>,
+    pub(super) sock: Py<PyAny>,
+    pub(super) protocol: Py<PyAny>,
+    pub(super) read_path: Arc<ReadPath>,
+    /// The context of the writing callbacks: a copy made when the queue last filled.
+    pub(super) write_context: Option<Py<PyContext>>,
+}
+
+/// A datagram that was received and not delivered yet.
+pub(super) struct Received {
+    pub(super) data: Py<PyBytes>,
+    pub(super) sender: Address,
+}
+
+/// Where a datagram goes.
+pub(super) enum Destination {
+    /// To where the socket is connected.
+    Connected,
+    Numeric(Address),
+    /// To what Python makes of this.
+    Other(Py<PyAny>),
+}
+
+/// A datagram that waits for room.
+pub(super) struct Queued {
+    pub(super) data: PyBackedBytes,
+    pub(super) destination: Destination,
+}
+
+/// The state of a datagram transport.
+pub(super) struct DatagramState {
+    /// `None` once `connection_lost()` was called.
+    pub(super) objects: Option<Objects>,
+    /// `None` before the transport starts and after it was closed.
+    pub(super) socket: Option<DatagramSocket>,
+    pub(super) extra: Py<PyDict>,
+    pub(super) received: VecDeque<Received>,
+    /// The sender of the last datagram, with the object that Python knows it by: an answer to it
+    /// names the same object.
+    pub(super) last_sender: Option<(Address, Py<PyAny>)>,
+    pub(super) queue: VecDeque<Queued>,
+    /// What the queue counts for, in bytes.
+    pub(super) queued: usize,
+    pub(super) flow: FlowControl,
+    /// Read events reach the protocol.
+    pub(super) reader_active: bool,
+    /// `pause_reading()` was called last.
+    pub(super) paused: bool,
+    /// `close()` or `abort()` was called, or the transport failed.
+    pub(super) closing: bool,
+    /// `connection_lost()` is scheduled; counts the datagrams since, plus one.
+    pub(super) lost: u32,
+}
+
+impl DatagramState {
+    pub(super) fn new(objects: Objects, extra: Py<PyDict>) -> Self {
+        Self {
+            objects: Some(objects),
+            socket: None,
+            extra,
+            received: VecDeque::new(),
+            last_sender: None,
+            queue: VecDeque::new(),
+            queued: 0,
+            flow: FlowControl::new(),
+            reader_active: false,
+            paused: false,
+            closing: false,
+            lost: 0,
+        }
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        !self.closing && !self.paused
+    }
+
+    /// True while write events matter: something is queued, or the close that waited for it.
+    pub(super) fn is_writing(&self) -> bool {
+        !self.queue.is_empty() || (self.closing && self.lost == 0)
+    }
+
+    /// True while events of the socket matter.
+    pub(super) fn is_interested(&self) -> bool {
+        self.socket.is_some() && (self.reader_active || self.is_writing())
+    }
+
+    /// Starts to hand read events to the protocol. Returns the first one if there is something to
+    /// read already; the caller queues it.
+    #[must_use]
+    pub(super) fn activate_reader(&mut self, event: Event) -> Option<Event> {
+        self.reader_active = true;
+        if self.received.is_empty() { self.socket.as_ref()?.arm_read() } else { Some(event) }
+    }
+
+    /// Starts an orderly close. Returns true if `connection_lost(None)` is to be scheduled now,
+    /// because nothing waits to be sent.
+    #[must_use]
+    pub(super) fn close(&mut self) -> bool {
+        if self.closing {
+            return false;
+        }
+        self.closing = true;
+        self.reader_active = false;
+        if self.queue.is_empty() {
+            self.lost += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Gives up the transport. Returns the unsent datagrams, to be dropped, if `connection_lost()` is
+    /// to be scheduled now.
+    #[must_use]
+    pub(super) fn force_close(&mut self) -> Option<VecDeque<Queued>> {
+        if self.lost > 0 {
+            return None;
+        }
+        self.closing = true;
+        self.reader_active = false;
+        self.lost += 1;
+        self.queued = 0;
+        Some(std::mem::take(&mut self.queue))
+    }
+
+    pub(super) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.extra)?;
+        for queued in &self.queue {
+            if let Destination::Other(address) = &queued.destination {
+                visit.call(address)?;
+            }
+        }
+        let Some(objects) = &self.objects else {
+            return Ok(());
+        };
+        visit.call(&objects.event_loop)?;
+        visit.call(&objects.sock)?;
+        visit.call(&objects.protocol)?;
+        objects.read_path.datagram_received.visit(visit)?;
+        visit.call(&objects.read_path.context)?;
+        visit.call(&objects.write_context)
+    }
+}

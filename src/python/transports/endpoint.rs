@@ -1,0 +1,158 @@
+//! What a transport of any kind tells its loop and its protocol, and its hold on a socket.
+
+use crate::python::event_loop::EventLoop;
+use crate::python::handle::{Handle, must_propagate};
+use crate::python::imports;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pyclass::boolean_struct::True;
+use pyo3::types::{PyDict, PyTuple};
+use pyo3::{PyClass, PyTypeInfo};
+use rloop_core::flow::FlowChange;
+
+/// A transport class.
+pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
+    /// The loop; `None` once the transport is closed.
+    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>>;
+
+    /// The protocol; `None` once the transport is closed.
+    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>>;
+
+    /// True if the loop is in debug mode.
+    fn is_debug(&self, py: Python<'_>) -> bool {
+        self.event_loop(py).is_some_and(|event_loop| event_loop.get().is_debug())
+    }
+
+    /// Logs `message`, whose one argument is the transport, in debug mode.
+    fn log(slf: &Bound<'_, Self>, level: &str, message: &str) -> PyResult<()> {
+        let py = slf.py();
+        if slf.get().is_debug(py) {
+            imports::logger(py)?.call_method1(level, (message, slf))?;
+        }
+        Ok(())
+    }
+
+    /// Tells the loop's exception handler.
+    fn report(slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        let Some(event_loop) = slf.get().event_loop(py) else {
+            return Ok(());
+        };
+        let report = PyDict::new(py);
+        report.set_item("message", message)?;
+        report.set_item("exception", error)?;
+        report.set_item("transport", slf)?;
+        report.set_item("protocol", slf.get().protocol(py))?;
+        event_loop.call_method1("call_exception_handler", (report,))?;
+        Ok(())
+    }
+
+    /// Tells of a failure that ends the transport: the log in debug mode if it `is_expected` to
+    /// happen in any network, else the exception handler.
+    fn tell_of_failure(
+        slf: &Bound<'_, Self>,
+        error: PyErr,
+        message: &str,
+        is_expected: bool,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        if !is_expected {
+            return Self::report(slf, message, error);
+        }
+        if slf.get().is_debug(py) {
+            let keywords = PyDict::new(py);
+            keywords.set_item("exc_info", error)?;
+            imports::logger(py)?.call_method("debug", ("%r: %s", slf, message), Some(&keywords))?;
+        }
+        Ok(())
+    }
+
+    /// Deals with the outcome of a call that another thread forwarded. What it raised has no caller
+    /// left to reach, so it is reported.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt`.
+    fn settle_remote(slf: &Bound<'_, Self>, called: PyResult<()>) -> PyResult<()> {
+        match called {
+            Err(error) if !must_propagate(slf.py(), &error) => {
+                Self::report(slf, "A call from another thread failed", error)
+            }
+            called => called,
+        }
+    }
+
+    /// Schedules the transport's `_call_connection_lost(error)`.
+    fn schedule_connection_lost(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
+        let py = slf.py();
+        let Some(event_loop) = slf.get().event_loop(py) else {
+            return Ok(());
+        };
+        let callback = slf.as_any().getattr(intern!(py, "_call_connection_lost"))?.unbind();
+        let arguments = PyTuple::new(py, [error])?.unbind();
+        // As in asyncio, this is the scheduling method that refuses a closed loop.
+        event_loop.get().check_closed()?;
+        EventLoop::schedule(&event_loop, callback, arguments, None)?;
+        Ok(())
+    }
+
+    /// Deals with a protocol method that raised where asyncio lets the error reach the handle of the
+    /// transport's `callback`: the exception handler is told, and the transport goes on.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt`.
+    #[cold]
+    fn callback_failed(slf: &Bound<'_, Self>, callback: &str, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if must_propagate(py, &error) {
+            return Err(error);
+        }
+        let Some(event_loop) = slf.get().event_loop(py) else {
+            // The protocol closed the transport for good and raised then.
+            error.write_unraisable(py, Some(slf.as_any()));
+            return Ok(());
+        };
+        let callback = slf.as_any().getattr(callback)?;
+        let arguments = PyTuple::empty(py);
+        let (called, without) = (callback.clone().unbind(), arguments.clone().unbind());
+        let handle = Bound::new(py, Handle::new(&event_loop, called, without, None)?)?;
+        Handle::report(&handle, &callback, &arguments, error)
+    }
+
+    /// Tells the protocol to pause or to go on writing.
+    fn apply_flow_change(slf: &Bound<'_, Self>, change: FlowChange) -> PyResult<()> {
+        let py = slf.py();
+        let method = match change {
+            FlowChange::Unchanged => return Ok(()),
+            FlowChange::Pause => "pause_writing",
+            FlowChange::Resume => "resume_writing",
+        };
+        let Some(protocol) = slf.get().protocol(py) else {
+            return Ok(());
+        };
+        match protocol.call_method0(py, method) {
+            Ok(_) => Ok(()),
+            Err(error) if must_propagate(py, &error) => Err(error),
+            Err(error) => Self::report(slf, &format!("protocol.{method}() failed"), error),
+        }
+    }
+}
+
+/// Takes one of the socket's `_io_refs`, so that `sock.close()` by somebody else does not free the
+/// descriptor. What is no `socket.socket` has none.
+pub(crate) fn hold_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = sock.py();
+    if sock.is_instance(imports::SOCKET.get(py)?)? {
+        let references = sock.getattr(intern!(py, "_io_refs"))?;
+        sock.setattr(intern!(py, "_io_refs"), references.add(1)?)?;
+    }
+    Ok(())
+}
+
+/// Gives back what [`hold_socket`] took; a socket that was closed meanwhile is closed now.
+pub(crate) fn release_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = sock.py();
+    if sock.is_instance(imports::SOCKET.get(py)?)? {
+        sock.call_method0(intern!(py, "_decref_socketios"))?;
+    }
+    Ok(())
+}
