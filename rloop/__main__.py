@@ -2,7 +2,8 @@
 
 ``python -m rloop script.py args...`` and ``python -m rloop -m module args...`` run what
 ``python script.py`` and ``python -m module`` would; loops that the program makes with
-``asyncio.run()`` or ``asyncio.new_event_loop()`` are TokioLoops.
+``asyncio.run()`` or ``asyncio.new_event_loop()`` are TokioLoops. ``--threads N`` before the program's
+name gives each of them so many threads.
 """
 
 import argparse
@@ -10,7 +11,9 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
+from rloop._threads import count_threads
 from rloop.run import _set_policy
 
 
@@ -23,15 +26,28 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rloop",
         description="Run a program with TokioLoop as its event loop.",
-        usage="%(prog)s (script.py | -m module) ...",
+        usage="%(prog)s [--threads N] (script.py | -m module) ...",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        metavar="N",
+        help="the number of threads of a loop, or auto (default: $RLOOP_THREADS, or 1)",
     )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("script", nargs="?", help="the program to run")
     target.add_argument("-m", dest="module", help="the module to run as a program")
     # What follows the program's name is the program's.
-    end = 2 if arguments[:1] == ["-m"] else 1
+    end = 0
+    while end < len(arguments) and arguments[end].startswith("--threads"):
+        end += 1 if "=" in arguments[end] else 2
+    end += 2 if arguments[end : end + 1] == ["-m"] else 1
     options = parser.parse_args(arguments[:end])
-    _set_policy()
+    try:
+        count_threads(options.threads)
+    except (RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    _set_policy(options.threads)
     if options.module is not None:
         sys.argv = [options.module, *arguments[end:]]
         sys.path.insert(0, os.getcwd())
@@ -40,6 +56,11 @@ def main(arguments: Sequence[str]) -> None:
         sys.argv = [options.script, *arguments[end:]]
         sys.path.insert(0, os.path.dirname(os.path.abspath(options.script)))
         runpy.run_path(options.script, run_name="__main__")
+
+
+def _threads(text: str) -> int | Literal["auto"]:
+    """Read the value of ``--threads``."""
+    return "auto" if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

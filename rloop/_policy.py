@@ -1,7 +1,9 @@
 """The event loop policy, for the Python versions that have policies (before 3.16)."""
 
+import functools
 import sys
 from asyncio import unix_events
+from typing import Literal
 
 from rloop.loop import TokioLoop
 
@@ -15,4 +17,11 @@ else:
 class EventLoopPolicy(_DefaultPolicy):
     """asyncio's default policy with :class:`rloop.TokioLoop` for its loops."""
 
-    _loop_factory = TokioLoop
+    def __init__(self, *, threads: int | Literal["auto"] | None = None) -> None:
+        """Make a policy.
+
+        Args:
+            threads: how many threads each loop is to have, see :class:`rloop.TokioLoop`.
+        """
+        super().__init__()
+        self._loop_factory = functools.partial(TokioLoop, threads=threads)

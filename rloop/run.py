@@ -76,10 +76,10 @@ def install() -> None:
     _set_policy()
 
 
-def _set_policy() -> None:
+def _set_policy(threads: int | Literal["auto"] | None = None) -> None:
     from rloop._policy import EventLoopPolicy
 
     with warnings.catch_warnings():
         # The caller has said, or was told, that this is wanted.
         warnings.simplefilter("ignore", DeprecationWarning)
-        asyncio.set_event_loop_policy(EventLoopPolicy())
+        asyncio.set_event_loop_policy(EventLoopPolicy(threads=threads))
