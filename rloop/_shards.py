@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rloop.loop import TokioLoop
@@ -23,17 +23,26 @@ else:
 class SpawnedFuture(_Future[_T]):
     """The outcome of a coroutine that runs as a task on its home shard.
 
-    It may be awaited and cancelled on any shard. Like :meth:`asyncio.Task.cancel`, :meth:`cancel`
-    asks: the coroutine gets a CancelledError, and the future is cancelled when the task is.
+    It may be awaited and cancelled on any shard, by many tasks at a time. Like
+    :meth:`asyncio.Task.cancel`, :meth:`cancel` asks: the coroutine gets a CancelledError, and the
+    future is cancelled when the task is.
     """
 
-    _task: asyncio.Task[_T]
+    _task: asyncio.Task[_T] | None = None
 
     def __init__(
-        self, event_loop: TokioLoop, home: contextvars.Context, on_done: Callable[[], None]
+        self,
+        event_loop: TokioLoop,
+        shard: int,
+        context: contextvars.Context,
+        on_done: Callable[[], None],
     ) -> None:
         super().__init__(loop=event_loop)
-        self._home = home
+        self._context = context
+        # Messages to the home shard need a context of their own: who sends one reads it, and a
+        # context must not be read while another thread runs in it (docs/safety.md).
+        self._home = contextvars.Context()
+        event_loop._set_home(self._home, shard)
         self._on_done = on_done
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -51,18 +60,41 @@ class SpawnedFuture(_Future[_T]):
         self.get_loop().call_soon_threadsafe(self._cancel_task, msg, context=self._home)
         return True
 
-    def _cancel_task(self, message: Any) -> None:
-        self._task.cancel(message)
+    def __await__(self) -> Generator[Any, None, _T]:
+        """Wait for the outcome. Like a task, it is cancelled with the task that awaits it."""
+        if not self.done():
+            waiter = _Waiter(self)
+            self.add_done_callback(waiter.wake)
+            yield from waiter
+        return self.result()
+
+    __iter__ = __await__
+
+    def start(self, coroutine: Coroutine[Any, Any, _T], name: str | None) -> None:
+        """Have the task made on the home shard."""
+        self.get_loop().call_soon_threadsafe(self._start, coroutine, name, context=self._home)
 
     def _start(self, coroutine: Coroutine[Any, Any, _T], name: str | None) -> None:
         """Make the task. Runs on the home shard."""
         try:
-            self._task = self.get_loop().create_task(coroutine, name=name, context=self._home)
+            create_task = self.get_loop().create_task
+            self._task = self._run(create_task, coroutine, name=name, context=self._context)
         except BaseException as error:
             self._on_done()
             self.set_exception(error)
-            raise
-        self._task.add_done_callback(self._finish, context=self._home)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._task.add_done_callback(self._finish, context=self._home)
+
+    def _cancel_task(self, message: Any) -> None:
+        """Cancel the task. Runs on the home shard."""
+        if self._task is not None:
+            self._run(self._task.cancel, message)
+
+    def _run(self, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
+        """Call what may change context variables: those of `_home` must stay as they are."""
+        return self._context.copy().run(function, *args, **more)
 
     def _finish(self, task: asyncio.Task[_T]) -> None:
         """Take over the outcome. Runs on the home shard, once."""
@@ -76,6 +108,26 @@ class SpawnedFuture(_Future[_T]):
             self.set_result(task.result())
         else:
             self.set_exception(error)
+
+
+class _Waiter(_Future[None]):
+    """What one task waits for when it awaits a SpawnedFuture.
+
+    A task marks the future that it is about to wait for, so two tasks of two shards must not wait
+    for the same one.
+    """
+
+    def __init__(self, awaited: SpawnedFuture[Any]) -> None:
+        super().__init__(loop=awaited.get_loop())
+        self._awaited = awaited
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel what is awaited, as ``Task.cancel()`` does; that ends the wait in turn."""
+        return self._awaited.cancel(msg)
+
+    def wake(self, _: object) -> None:
+        """End the wait."""
+        self.set_result(None)
 
 
 def spawn(
@@ -180,8 +232,8 @@ def _start_on(
     if context is None:
         context = contextvars.copy_context()
     event_loop._set_home(context, shard)
-    future: SpawnedFuture[_T] = SpawnedFuture(event_loop, context, done)
-    event_loop.call_soon_threadsafe(future._start, coroutine, name, context=context)
+    future: SpawnedFuture[_T] = SpawnedFuture(event_loop, shard, context, done)
+    future.start(coroutine, name)
     return future
 
 

@@ -1,0 +1,44 @@
+"""Fixtures of the tests of loops with several threads."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+import rloop
+from support.leaks import LeakGuard
+from support.shards import THREADS
+
+T = TypeVar("T")
+
+
+@pytest.fixture(params=THREADS, ids="threads={}".format)
+def threads(request: pytest.FixtureRequest) -> int:
+    """How many threads the loop under test has."""
+    count: int = request.param
+    return count
+
+
+@pytest.fixture
+def make_loop(threads: int, guard: LeakGuard) -> Callable[[], rloop.TokioLoop]:
+    """Make loops of several threads whose reports reach the guard; the test closes them."""
+
+    def make() -> rloop.TokioLoop:
+        loop = rloop.new_event_loop(threads=threads)
+        loop.set_exception_handler(guard.record)
+        guard.loops.append(loop)
+        return loop
+
+    return make
+
+
+@pytest.fixture
+def run(make_loop: Callable[[], rloop.TokioLoop]) -> Callable[[Coroutine[Any, Any, T]], T]:
+    """Run a coroutine on a new loop of several threads, and close the loop."""
+
+    def run_and_close(main: Coroutine[Any, Any, T]) -> T:
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            return runner.run(main)
+
+    return run_and_close
