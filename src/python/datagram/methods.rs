@@ -192,13 +192,13 @@ impl DatagramTransport {
         let (low, high) = FlowControl::derive_limits(high, low).map_err(|(low, high)| {
             PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
         })?;
-        let change = {
-            let mut state = slf.get().state.lock();
-            state.flow.set_limits(low, high);
-            let buffered = state.queued;
-            state.flow.grown(buffered)
-        };
-        Self::apply_flow_change(slf, change)
+        slf.get().state.lock().flow.set_limits(low, high);
+        // The protocol is called at home.
+        if Self::forward(slf, || Ok(Remote::ReviewFlow))? {
+            Ok(())
+        } else {
+            Self::review_flow_here(slf)
+        }
     }
 
     /// The water marks of the queue (low, high), in bytes.

@@ -210,6 +210,16 @@ impl DatagramTransport {
         Self::fatal_error(slf, error, "Fatal write error on datagram transport")
     }
 
+    /// Pauses the protocol if more is queued than limits that are new allow.
+    pub(super) fn review_flow_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let change = {
+            let mut state = slf.get().state.lock();
+            let buffered = state.queued;
+            state.flow.grown(buffered)
+        };
+        Self::apply_flow_change(slf, change)
+    }
+
     fn enqueue(
         slf: &Bound<'_, Self>,
         data: &Bound<'_, PyAny>,

@@ -11,6 +11,7 @@ use pyo3::pybacked::PyBackedBytes;
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
     SendTo(PyBackedBytes, Option<Py<PyAny>>),
+    ReviewFlow,
     PauseReading,
     ResumeReading,
     Close,
@@ -61,6 +62,7 @@ impl DatagramTransport {
                 let data = data.into_pyobject(py)?;
                 Self::send_checked(slf, &data, address.as_ref().map(|address| address.bind(py)))
             }
+            Remote::ReviewFlow => Self::review_flow_here(slf),
             Remote::PauseReading => Self::pause_here(slf),
             Remote::ResumeReading => Self::resume_here(slf),
             Remote::Close => Self::close_here(slf),

@@ -205,13 +205,13 @@ impl StreamTransport {
         let (low, high) = FlowControl::derive_limits(high, low).map_err(|(low, high)| {
             PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
         })?;
-        let change = {
-            let mut state = slf.get().state.lock();
-            state.flow.set_limits(low, high);
-            let buffered = state.queue.len();
-            state.flow.grown(buffered)
-        };
-        Self::apply_flow_change(slf, change)
+        slf.get().state.lock().flow.set_limits(low, high);
+        // The protocol is called at home.
+        if Self::forward(slf, || Ok(Remote::ReviewFlow))? {
+            Ok(())
+        } else {
+            Self::review_flow_here(slf)
+        }
     }
 
     /// The water marks of the write queue (low, high), in bytes.
@@ -239,13 +239,12 @@ impl StreamTransport {
         if chunks.is_empty() {
             return Ok(());
         }
-        if slf.get().place.home.is_elsewhere() {
-            for chunk in chunks {
-                Self::forward(slf, || Ok(Remote::Write(chunk)))?;
-            }
+        // In one piece: nothing of other senders may come in between.
+        let mut chunks = Some(chunks);
+        if Self::forward(slf, || Ok(Remote::WriteLines(chunks.take().unwrap_or_default())))? {
             return Ok(());
         }
-        Self::write_chunks(slf, chunks)
+        Self::write_chunks(slf, chunks.unwrap_or_default())
     }
 
     /// Shuts down the sending side once what is queued was sent.

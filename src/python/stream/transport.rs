@@ -11,7 +11,9 @@ use pyo3::pybacked::PyBackedBytes;
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
     Write(PyBackedBytes),
+    WriteLines(Vec<PyBackedBytes>),
     WriteEof,
+    ReviewFlow,
     PauseReading,
     ResumeReading,
     Close,
@@ -55,6 +57,11 @@ impl StreamTransport {
             Remote::Write(data) => {
                 Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
             }
+            Remote::WriteLines(chunks) => {
+                let checked = slf.get().state.lock().check_writable("writelines");
+                checked.and_then(|()| Self::write_chunks(slf, chunks))
+            }
+            Remote::ReviewFlow => Self::review_flow_here(slf),
             Remote::WriteEof => slf.get().write_eof_here(slf.py()),
             Remote::PauseReading => Self::pause_here(slf),
             Remote::ResumeReading => Self::resume_here(slf),

@@ -103,6 +103,16 @@ impl StreamTransport {
         }
     }
 
+    /// Pauses the protocol if the queue is longer than limits that are new.
+    pub(super) fn review_flow_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let change = {
+            let mut state = slf.get().state.lock();
+            let buffered = state.queue.len();
+            state.flow.grown(buffered)
+        };
+        Self::apply_flow_change(slf, change)
+    }
+
     /// Queues all of `chunks` and sends them together.
     pub(super) fn write_chunks(slf: &Bound<'_, Self>, chunks: Vec<PyBackedBytes>) -> PyResult<()> {
         let py = slf.py();
