@@ -35,7 +35,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 REQUIREMENTS = ROOT / "ci" / "requirements"
-LOCKS = ("bench", "build", "demo", "lint", "nox", "tests")
+LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "tests")
 """The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
 
 WHEEL_SOURCES = (

@@ -44,8 +44,8 @@ class Loop:
     """An attribute that `module` must have to be the project that is meant."""
     has_not: str | None = None
     """An attribute that tells the other project of the same import name."""
-    requirement: str | None = None
-    """What pip installs into an environment of this loop's own; None: it shares the caller's."""
+    is_peer: bool = False
+    """True iff it is installed from ci/requirements/peers.txt, apart from the caller's packages."""
 
     @property
     def import_string(self) -> str:
@@ -62,14 +62,16 @@ BASELINE = "uvloop"
 LOOPS: dict[str, Loop] = {
     "asyncio": Loop("asyncio", "asyncio", "SelectorEventLoop"),
     "uvloop": Loop("uvloop", "uvloop", "new_event_loop", "uvloop"),
-    "zuvloop": Loop("zuvloop", "zuvloop", "new_event_loop", "zuvloop", minimum_python=(3, 14)),
+    "zuvloop": Loop(
+        "zuvloop", "zuvloop", "new_event_loop", "zuvloop", minimum_python=(3, 14), is_peer=True
+    ),
     "rloop-gi0baro": Loop(
         "rloop (gi0baro)",
         "rloop",
         "new_event_loop",
         "rloop",
         has_not="TokioLoop",
-        requirement="rloop==0.5.0",
+        is_peer=True,
     ),
     "tokioloop": Loop("TokioLoop", "rloop", "new_event_loop", "rloop", has="TokioLoop"),
 }

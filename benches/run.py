@@ -21,7 +21,7 @@ from machine import describe_machine, interpreter_tag
 from processes import CellFailed, choose_cores, run_pinned
 from report import heading, table, write_area
 from results import METRICS, AreaResults
-from toolchain import BENCHES, WORK, build_binaries, interpreter_for
+from toolchain import BENCHES, RESULTS, WORK, build_binaries, interpreter_for
 
 MUST_PASS = (CONTROL, "tokioloop")
 DESCRIBE_SECONDS = 60.0
@@ -77,7 +77,7 @@ def read_options() -> argparse.Namespace:
     if options.output is None:
         # A run of a part must not replace the results of a whole one.
         partial = options.loop is not None or bool(options.case)
-        options.output = (WORK if partial else BENCHES / "results") / interpreter_tag()
+        options.output = (WORK if partial else RESULTS) / interpreter_tag()
     options.areas = options.areas or list(AREAS)
     options.loop = options.loop or every_loop
     return options

@@ -1,12 +1,16 @@
 """What has to be built or installed before anything can be measured.
 
 Used by run.py and demo.py: the Rust binaries of benches/loadgen, by cargo; and the virtual
-environment of a loop that cannot share the caller's, by pip.
+environment of the loops that do not share the caller's, by pip.
+
+RLOOP_BENCHES_PROGRAMS names a folder with binaries that are built already, RLOOP_BENCHES_OUTPUT the
+folder for results: the flake sets them, whose copy of this folder cannot be written to.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +21,9 @@ from loops import LOOPS, RUST_ECHO
 from processes import CellFailed, last_line
 
 BENCHES = Path(__file__).parent.resolve()
-WORK = BENCHES / "results" / "work"
+PEERS = BENCHES.parent / "ci" / "requirements" / "peers.txt"
+RESULTS = Path(os.environ.get("RLOOP_BENCHES_OUTPUT") or BENCHES / "results")
+WORK = RESULTS / "work"
 """Where what is built or installed for a run is kept; not under version control."""
 
 INSTALL_SECONDS = 300
@@ -32,11 +38,13 @@ class Binaries:
 
 
 def build_binaries() -> Binaries:
-    """Build benches/loadgen in release mode and return where its programs are.
+    """Build benches/loadgen in release mode, if need be, and return where its programs are.
 
     cargo's progress goes to standard error. Raises SystemExit if it fails or is not installed:
     without a load generator there is nothing to measure.
     """
+    if folder := os.environ.get("RLOOP_BENCHES_PROGRAMS"):
+        return Binaries(Path(folder, "loadgen"), Path(folder, "tokio-echo"))
     cargo = shutil.which("cargo")
     if cargo is None:
         sys.exit("the load generator is a Rust program: cargo is not on PATH")
@@ -58,20 +66,20 @@ def build_binaries() -> Binaries:
 def interpreter_for(loop: str) -> Path:
     """Return the interpreter that can import the loop called `loop`.
 
-    That is the running one, or that of an environment that is made on first use. Raises CellFailed
-    if it cannot be made.
+    That is the running one, or that of the peers' environment, which is made on first use. Raises
+    CellFailed if it cannot be made.
     """
-    requirement = LOOPS[loop].requirement
-    if requirement is None:
+    if not LOOPS[loop].is_peer:
         return Path(sys.executable)
-    environment = WORK / f"{loop}-{sys.implementation.cache_tag}{sys.abiflags}"
+    environment = WORK / f"peers-{sys.implementation.cache_tag}{sys.abiflags}"
     python = environment / "bin" / "python"
     stamp = environment / "installed"
-    content = f"{requirement}\n{sys.base_prefix}\n{sys.version}\n"
+    content = f"{PEERS.read_text()}\n{sys.base_prefix}\n{sys.version}\n"
     if not stamp.is_file() or stamp.read_text() != content:
         shutil.rmtree(environment, ignore_errors=True)
         _run_installer([sys.executable, "-m", "venv", environment])
-        _run_installer([python, "-m", "pip", "install", "--only-binary=:all:", requirement])
+        pip: list[str | Path] = [python, "-m", "pip", "install", "--only-binary=:all:"]
+        _run_installer([*pip, "--require-hashes", f"--requirement={PEERS}"])
         stamp.write_text(content)
     return python
 
