@@ -10,7 +10,7 @@
 Called by developers, by .ci/run and by the workflows. What must hold:
 
 - A session runs on the interpreter it names, or not at all: version and build are checked, and a
-  missing interpreter is an error where CI is set, a skip elsewhere.
+  missing interpreter is an error if it was asked for or CI is set, and a skip otherwise.
 - What is tested, measured and checked is the installed wheel of the ``wheel`` session. It is built
   once per interpreter and state of the sources, with the profile that is released.
 - Every session's Python packages come from ci/requirements/, hashes included.
@@ -22,6 +22,7 @@ whatever version was installed by hand.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -35,7 +36,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 REQUIREMENTS = ROOT / "ci" / "requirements"
-LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "tests")
+LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests")
 """The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
 
 WHEEL_SOURCES = (
@@ -60,12 +61,19 @@ FOUND: list[str] = INTERPRETERS["found"]
 PREFERRED = ([tag for tag in FOUND if not tag.endswith("t")] or FOUND or ["3.14"])[-1]
 """The newest interpreter at hand that has a GIL: for the sessions that need just one."""
 
+OPTIONS = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
+MUST_EXIST = "CI" in os.environ or any(
+    re.search(r"^(-[pP]|--(force-)?pythons?)\b|-3\.\d+t?$", option) for option in OPTIONS
+)
+"""Whether a missing interpreter is an error: where all are expected, or one is asked for."""
+
 os.environ["PATH"] = os.pathsep.join([INTERPRETERS["path"], os.environ["PATH"]])
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never" if FOUND == MATRIX else "auto"
 nox.options.error_on_external_run = True
+nox.options.error_on_missing_interpreters = MUST_EXIST
 nox.options.sessions = ["lint", "rust", "tests"]
 
 
@@ -103,7 +111,8 @@ def tests(session: nox.Session) -> None:
     check_interpreter(session)
     install(session, "tests")
     install_wheel(session)
-    run_in(session, "tests", "pytest", *(session.posargs or (".", "../ci")))
+    scripts = sorted(f"../ci/{path.name}" for path in (ROOT / "ci").glob("test_*.py"))
+    run_in(session, "tests", "pytest", *(session.posargs or (".", *scripts)))
 
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])
@@ -166,6 +175,14 @@ def lint(session: nox.Session) -> None:
     run_in(session, "tests", "stubtest", "--mypy-config-file=../pyproject.toml", "rloop._rloop")
 
 
+@nox.session(python=PREFERRED)
+def project(session: nox.Session) -> None:
+    """Check the flake against a stub of nixpkgs."""
+    check_interpreter(session)
+    install(session, "project")
+    run_in(session, "ci/project", "pytest", *(session.posargs or (".",)))
+
+
 @nox.session(python=PREFERRED, requires=["wheel-{python}"])
 def demo(session: nox.Session) -> None:
     """Load real servers on asyncio, uvloop and TokioLoop in turn, and print a table."""
@@ -210,6 +227,8 @@ def check_interpreter(session: nox.Session) -> None:
 
     nox and uv look at names and versions, and a free-threaded build may answer to its plain name.
     """
+    if session.python not in MATRIX:
+        session.error(f"Python {session.python} is not one of {', '.join(MATRIX)}")
     actual = python_output(
         session,
         "import sys, sysconfig; print('%d.%d' % sys.version_info[:2]"
@@ -217,7 +236,7 @@ def check_interpreter(session: nox.Session) -> None:
     )
     if actual != session.python:
         message = f"Python interpreter {session.python} not found: what answers to it is {actual}"
-        if "CI" in os.environ:
+        if MUST_EXIST:
             session.error(message)
         session.skip(message)
 

@@ -43,6 +43,7 @@ class Machine:
         for created in (self.path, self.archives, self.script.parent):
             created.mkdir(parents=True)
         shutil.copy(SCRIPT, self.script)
+        shutil.copy(SCRIPT.with_name("matrix.json"), self.script.parent)
         self.environment = {
             "HOME": str(folder / "home"),
             "PATH": str(self.path),

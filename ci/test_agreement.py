@@ -1,0 +1,51 @@
+"""What is written in two places, because each tool reads its own, is the same in both."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MATRIX: list[str] = json.loads((ROOT / "ci" / "matrix.json").read_text(encoding="utf-8"))
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+
+
+def locked(group: str, package: str) -> str:
+    """Return the version of `package` in the lock file of a dependency group."""
+    text = (ROOT / "ci" / "requirements" / f"{group}.txt").read_text(encoding="utf-8")
+    (version,) = re.findall(rf"^{package}==(\S+)", text, re.MULTILINE)
+    return str(version)
+
+
+def test_nox_has_one_version() -> None:
+    (in_group,) = PROJECT["dependency-groups"]["nox"]
+    in_script = re.findall(r'^# dependencies = \["(.+)"\]$', NOXFILE, re.MULTILINE)
+    at_least = re.findall(r'^nox\.needs_version = ">=(.+)"$', NOXFILE, re.MULTILINE)
+    version = locked("nox", "nox")
+    assert in_group == f"nox[uv]=={version}"
+    assert in_script == [in_group]
+    assert at_least == [version]
+
+
+def test_maturin_has_one_version() -> None:
+    required = f"maturin=={locked('build', 'maturin')}"
+    assert PROJECT["build-system"]["requires"] == [required]
+    assert required in PROJECT["dependency-groups"]["build"]
+
+
+def test_every_dependency_group_has_a_lock_file() -> None:
+    files = {path.stem for path in (ROOT / "ci" / "requirements").iterdir()}
+    in_noxfile = re.findall(r"^LOCKS = (\(.+\))$", NOXFILE, re.MULTILINE)
+    assert files == set(PROJECT["dependency-groups"]) == set(ast.literal_eval(in_noxfile[0]))
+
+
+def test_the_package_says_which_versions_it_supports() -> None:
+    prefix = "Programming Language :: Python :: 3."
+    classifiers = {each for each in PROJECT["project"]["classifiers"] if each.startswith(prefix)}
+    assert classifiers == {f"{prefix}{tag[2:]}" for tag in MATRIX if not tag.endswith("t")}
+    assert PROJECT["project"]["requires-python"] == f">={MATRIX[0]}"
