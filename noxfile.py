@@ -40,6 +40,7 @@ LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests")
 """The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
 
 WHEEL_SOURCES = (
+    "ci/build.py",
     "Cargo.toml",
     "Cargo.lock",
     "LICENSE",
@@ -79,30 +80,46 @@ nox.options.sessions = ["lint", "rust", "tests"]
 
 @nox.session(python=MATRIX)
 def wheel(session: nox.Session) -> None:
-    """Build the wheel of one interpreter and put it into dist/."""
+    """Build the wheel of one interpreter, and put it and all that belongs to it into dist/."""
     check_interpreter(session)
     check_rust(session)
+    install(session, "build")
     folder = wheel_folder(session)
     if not folder.is_dir():
-        install(session, "build")
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        session.run(
-            "maturin",
-            "build",
-            "--locked",
-            "--release",
-            f"--interpreter={base_interpreter(session)}",
-            f"--out={unfinished}",
-        )
+        interpreter = f"--interpreter={base_interpreter(session)}"
+        session.run("python", "ci/build.py", "wheel", interpreter, f"--out={unfinished}")
         if wheel_folder(session) != folder:
             session.error("the sources changed while the wheel was built: start again")
         unfinished.rename(folder)
-    published = ROOT / "dist"
-    published.mkdir(exist_ok=True)
-    for package in folder.glob("*.whl"):
-        shutil.copy2(package, published)
-        session.log(f"dist/{package.name}")
+    session.run("python", "ci/distribution.py", str(built_wheel(session)))
+
+
+@nox.session(python=MATRIX, requires=["wheel-{python}"])
+def reproduce(session: nox.Session) -> None:
+    """Build sdist and wheel once more, from a clone and in another environment, and compare."""
+    check_interpreter(session)
+    check_rust(session)
+    install(session, "build")
+    session.run(
+        "python",
+        "ci/reproduce.py",
+        f"--interpreter={base_interpreter(session)}",
+        f"--sdist=dist/{sdist_name(session)}",
+        f"--wheel=dist/{built_wheel(session).name}",
+    )
+
+
+@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+def sdist(session: nox.Session) -> None:
+    """Install the sdist as a user without a fitting wheel does, and test what that made."""
+    check_interpreter(session)
+    check_rust(session)
+    install(session, "tests")
+    session.install("--no-deps", "--force-reinstall", f"dist/{sdist_name(session)}")
+    check_installed(session)
+    run_in(session, "tests", "pytest", *(session.posargs or ("contract", "package")))
 
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])
@@ -177,7 +194,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(python=PREFERRED)
 def project(session: nox.Session) -> None:
-    """Check the flake against a stub of nixpkgs."""
+    """Check the flake against a stub of nixpkgs, and what bad input is answered."""
     check_interpreter(session)
     install(session, "project")
     run_in(session, "ci/project", "pytest", *(session.posargs or (".",)))
@@ -272,11 +289,14 @@ def install(session: nox.Session, group: str) -> None:
 
 
 def install_wheel(session: nox.Session) -> None:
-    """Install the wheel that the session's ``wheel`` session built, and prove that it is used."""
-    package = next(wheel_folder(session).glob("*.whl"), None)
-    if package is None:
-        session.error("the sources changed since the wheel was built: start again")
-    session.install("--no-deps", "--no-index", "--force-reinstall", str(package))
+    """Install the wheel that the session's ``wheel`` session built."""
+    package = str(built_wheel(session))
+    session.install("--no-deps", "--no-index", "--force-reinstall", package)
+    check_installed(session)
+
+
+def check_installed(session: nox.Session) -> None:
+    """Prove that what the session imports is the installed package, and not the sources."""
     run_in(
         session,
         "tests",
@@ -286,11 +306,24 @@ def install_wheel(session: nox.Session) -> None:
     )
 
 
+def built_wheel(session: nox.Session) -> Path:
+    """Return the wheel that the ``wheel`` session built for the interpreter."""
+    package = next(wheel_folder(session).glob("*.whl"), None)
+    if package is None:
+        session.error("the sources changed since the wheel was built: start again")
+    return package
+
+
+def sdist_name(session: nox.Session) -> str:
+    """Return the name of the sdist that was published with the built wheel."""
+    distribution, version, *_ = built_wheel(session).name.split("-")
+    return f"{distribution}-{version}.tar.gz"
+
+
 def wheel_folder(session: nox.Session) -> Path:
     """Return the folder of the wheel that belongs to the interpreter and the present sources."""
     digest = hashlib.sha256()
     digest.update(rustc_version().encode())
-    digest.update(os.environ.get("RUSTFLAGS", "").encode())
     digest.update(python_output(session, "import sys; print(sys.version)").encode())
     digest.update((REQUIREMENTS / "build.txt").read_bytes())
     for name in WHEEL_SOURCES:

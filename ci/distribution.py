@@ -1,0 +1,105 @@
+"""Brings dist/ up to date with a wheel: the sdist, what is in the wheel, a verdict, the checksums.
+
+Called by the ``wheel`` session of noxfile.py, once for each wheel. Whatever lies in dist/ belongs
+to one state of the sources, that of the sdist there: when that changes, the rest is removed.
+
+- ``NAME.tar.gz``: the sdist, which is every file under version control.
+- ``NAME.whl``: the wheel; ``NAME.whl.auditwheel.json``: what auditwheel finds in it, on Linux. A
+  wheel that needs a newer C library than its name says is refused.
+- ``NAME-TARGET.cdx.json``: the bill of materials of the Rust code (see sbom.py).
+- ``SHA256SUMS``: of all these, as ``sha256sum --check`` reads it.
+
+Usage: python ci/distribution.py WHEEL
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from sbom import make_sbom
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+SUMS = "SHA256SUMS"
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's contents, as hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def refresh_sdist() -> None:
+    """Make dist/ hold the sdist of the present sources, and nothing of other ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        build = [sys.executable, str(ROOT / "ci" / "build.py"), "sdist", f"--out={folder}"]
+        subprocess.run(build, check=True)
+        (built,) = Path(folder).glob("*.tar.gz")
+        present = DIST / built.name
+        if not present.is_file() or sha256(present) != sha256(built):
+            shutil.rmtree(DIST, ignore_errors=True)
+            DIST.mkdir()
+            shutil.copy2(built, present)
+
+
+def write_verdict(wheel: Path) -> None:
+    """Have auditwheel judge `wheel`; ends the program if it needs more than its name says."""
+    audit = ["auditwheel", "show", "--json", str(wheel)]
+    shown = subprocess.run(audit, check=True, stdout=subprocess.PIPE, text=True).stdout
+    verdict = json.loads(shown)["overall_tag"]
+    if verdict not in wheel.stem.split("-")[-1].split("."):
+        sys.exit(f"auditwheel calls {wheel.name} {verdict}: it does not run where it says")
+    wheel.with_name(f"{wheel.name}.auditwheel.json").write_text(shown, encoding="utf-8")
+    print(f"auditwheel: {wheel.name} is {verdict}")
+
+
+def write_sbom(version: str) -> None:
+    """Write the bill of materials of the Rust code for the compiler's own target."""
+    rustc = subprocess.run(["rustc", "-vV"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    target = re.findall(r"^host: (.+)$", rustc, re.MULTILINE)[0]
+    answer = subprocess.run(
+        ["cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={target}"],
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    properties = {"rustc": rustc.splitlines()[0], "target": target}
+    properties["maturin"] = importlib.metadata.version("maturin")
+    if sys.platform == "linux":
+        properties["zig"] = importlib.metadata.version("ziglang")
+    document = make_sbom(json.loads(answer.stdout), ROOT / "Cargo.lock", properties)
+    text = json.dumps(document, indent=2) + "\n"
+    (DIST / f"rloop-{version}-{target}.cdx.json").write_text(text, encoding="utf-8")
+
+
+def write_sums() -> None:
+    """Write the checksums of everything in dist/."""
+    paths = sorted(path for path in DIST.iterdir() if path.name != SUMS)
+    lines = [f"{sha256(path)}  {path.name}\n" for path in paths]
+    (DIST / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def main() -> None:
+    """Do what the module says for the wheel that the command line names."""
+    wheel = Path(sys.argv[1])
+    refresh_sdist()
+    published = DIST / wheel.name
+    shutil.copy2(wheel, published)
+    if sys.platform == "linux":
+        write_verdict(published)
+    write_sbom(wheel.name.split("-")[1])
+    write_sums()
+    print(f"{sha256(published)}  dist/{wheel.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Tests of ci/build.py: what it takes out of the environment, and puts into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from build import build_environment
+
+SOURCE = Path("/home/someone/a checkout")
+
+
+def remapped(path: str, inherited: dict[str, str]) -> str:
+    """Return what rustc makes of `path`: the last prefix that fits is replaced."""
+    result = path
+    for flag in build_environment(SOURCE, inherited)["CARGO_ENCODED_RUSTFLAGS"].split("\x1f"):
+        name, before, after = flag.split("=")
+        assert name == "--remap-path-prefix"
+        if path.startswith(f"{before}/"):
+            result = after + path.removeprefix(before)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (
+            "/cargo home/registry/src/index-1/tokio-1.0/src/lib.rs",
+            "/cargo/index-1/tokio-1.0/src/lib.rs",
+        ),
+        ("/home/someone/a checkout/src/lib.rs", "/source/src/lib.rs"),
+        ("/home/someone/a checkout/target/out/generated.rs", "/target/out/generated.rs"),
+    ],
+)
+def test_folders_leave_no_trace(path: str, shown: str) -> None:
+    assert remapped(path, {"CARGO_HOME": "/cargo home"}) == shown
+
+
+def test_a_target_folder_elsewhere_leaves_no_trace() -> None:
+    inherited = {"CARGO_HOME": "/cargo", "CARGO_TARGET_DIR": "/scratch/target"}
+    assert remapped("/scratch/target/out/generated.rs", inherited) == "/target/out/generated.rs"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CFLAGS",
+        "CXXFLAGS",
+        "RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+        "CARGO_PROFILE_RELEASE_LTO",
+        "CARGO_INCREMENTAL",
+    ],
+)
+def test_variables_that_change_the_code_are_taken_out(name: str) -> None:
+    environment = build_environment(SOURCE, {"CARGO_HOME": "/cargo", "PATH": "/bin", name: "set"})
+    assert name not in environment
+    assert environment["PATH"] == "/bin"
+
+
+def test_the_time_is_always_the_same() -> None:
+    inherited = {"CARGO_HOME": "/cargo", "SOURCE_DATE_EPOCH": "1795366993"}
+    assert build_environment(SOURCE, inherited)["SOURCE_DATE_EPOCH"] == "315532800"
