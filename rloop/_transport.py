@@ -1,4 +1,4 @@
-"""The Python half of the socket transports: what is done once per connection."""
+"""The Python half of the transports: what is done once per connection."""
 
 import asyncio
 import contextlib
@@ -104,5 +104,73 @@ class DatagramTransport(_rloop.DatagramTransport):
     def __del__(self, _warn: Any = warnings.warn) -> None:
         """Close the socket of a transport that nobody closed, with a ResourceWarning."""
         if self._sock is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._release()
+
+
+class ReadPipeTransport(_rloop.ReadPipeTransport):
+    """A transport that reads from a pipe, a fifo, a socket or a terminal."""
+
+    max_size = 256 * 1024
+
+    def __init__(
+        self,
+        event_loop: "TokioLoop",
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: "asyncio.Future[Any] | None" = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Start the transport: ``connection_made()`` is called soon.
+
+        Args:
+            event_loop: the loop it belongs to.
+            pipe: an object with ``fileno()`` and ``close()``, which the transport closes.
+            protocol: receives the events.
+            waiter: a future that is done after ``connection_made()``.
+            extra: what ``get_extra_info()`` knows beforehand.
+
+        Raises:
+            ValueError: if the object is none of these.
+            OSError: if the system refuses it.
+        """
+        self._open(waiter)
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        """Close the pipe of a transport that nobody closed, with a ResourceWarning."""
+        if self._pipe is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._release()
+
+
+class WritePipeTransport(_rloop.WritePipeTransport):
+    """A transport that writes to a pipe, a fifo, a socket or a character device."""
+
+    def __init__(
+        self,
+        event_loop: "TokioLoop",
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: "asyncio.Future[Any] | None" = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Start the transport: ``connection_made()`` is called soon.
+
+        Args:
+            event_loop: the loop it belongs to.
+            pipe: an object with ``fileno()`` and ``close()``, which the transport closes.
+            protocol: is told to pause writing, and of the end.
+            waiter: a future that is done after ``connection_made()``.
+            extra: what ``get_extra_info()`` knows beforehand.
+
+        Raises:
+            ValueError: if the object is none of these.
+            OSError: if the system refuses it.
+        """
+        self._open(waiter)
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        """Close the pipe of a transport that nobody closed, with a ResourceWarning."""
+        if self._pipe is not None:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._release()

@@ -23,7 +23,12 @@ from rloop import _rloop, _server, _streams
 from rloop._selector import WatchedDescriptors
 from rloop._sockets import SocketMethods
 from rloop._threads import Crew, count_threads, disband_all
-from rloop._transport import DatagramTransport, SocketTransport
+from rloop._transport import (
+    DatagramTransport,
+    ReadPipeTransport,
+    SocketTransport,
+    WritePipeTransport,
+)
 from rloop._watchdog import Watchdog
 from rloop.statistics import ShardStatistics
 
@@ -268,6 +273,24 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         transport = DatagramTransport(self, sock, protocol, address, waiter, extra)
         self._transports[transport._sock_fd] = transport
         return cast("asyncio.DatagramTransport", transport)
+
+    def _make_read_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> ReadPipeTransport:
+        return ReadPipeTransport(self, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(
+        self,
+        pipe: Any,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[Any] | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> WritePipeTransport:
+        return WritePipeTransport(self, pipe, protocol, waiter, extra)
 
     def _make_ssl_transport(
         self,

@@ -20,6 +20,8 @@ mod _rloop {
     #[pymodule_export]
     use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
     #[pymodule_export]
+    use crate::python::pipe::{ReadPipeTransport, WritePipeTransport};
+    #[pymodule_export]
     use crate::python::stream::StreamTransport;
     #[pymodule_export]
     use crate::python::worker::Worker;

@@ -7,6 +7,7 @@
 //! A failure, such as an ICMP refusal, fires a write event: see [`Registration::arm_failure`].
 
 use crate::driving::registration::{Armed, Event, Registration};
+use crate::sys;
 use crate::sys::datagrams::{BATCH, Buffers};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -79,38 +80,54 @@ pub(crate) enum Receipt {
     More(usize),
 }
 
-/// A registered datagram socket.
+/// A datagram socket. It sends before it is registered, too.
 pub(crate) struct DatagramSocket {
-    registration: Registration,
+    fd: RawFd,
+    generation: u64,
+    registration: Option<Registration>,
     /// Registered for writing as well.
     awaits_room: bool,
 }
 
 impl DatagramSocket {
-    /// Registers the socket `fd`; the caller has entered the runtime.
-    pub(crate) fn register(fd: RawFd, generation: u64) -> io::Result<Self> {
-        let registration = Registration::new(fd, generation, Interest::READABLE)?;
-        registration.arm_failure()?;
-        Ok(Self { registration, awaits_room: false })
+    pub(crate) fn new(fd: RawFd, generation: u64) -> Self {
+        Self { fd, generation, registration: None, awaits_room: false }
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.registration.is_some()
+    }
+
+    /// Asks for a read event, and registers the socket first if it is not. Returns the event if there
+    /// is something to read already. The caller has entered the runtime.
+    pub(crate) fn start_reading(&mut self) -> io::Result<Option<Event>> {
+        if self.registration.is_none() {
+            self.renew(false)?;
+        }
+        Ok(self.arm_read())
     }
 
     /// Asks for a read event; returns it if there is something to read already.
     pub(crate) fn arm_read(&self) -> Option<Event> {
-        match self.registration.arm_read() {
+        let registration = self.registration.as_ref()?;
+        match registration.arm_read() {
             Armed::Waiting => None,
-            Armed::Ready => Some(self.registration.read_event()),
+            Armed::Ready => Some(registration.read_event()),
         }
     }
 
     /// Receives into `buffers`. Called for an event only.
     pub(crate) fn receive(&self, buffers: &mut Buffers) -> io::Result<Receipt> {
-        let received = match buffers.receive(self.registration.io().as_fd()) {
+        let Some(registration) = &self.registration else {
+            return Ok(Receipt::All(0));
+        };
+        let received = match buffers.receive(registration.io().as_fd()) {
             Ok(received) => received,
             Err(Errno::AGAIN) => 0,
             Err(Errno::INTR) => return Ok(Receipt::More(0)),
             Err(error) => return Err(error.into()),
         };
-        if received < BATCH && self.registration.drained() == Armed::Waiting {
+        if received < BATCH && registration.drained() == Armed::Waiting {
             Ok(Receipt::All(received))
         } else {
             Ok(Receipt::More(received))
@@ -120,14 +137,13 @@ impl DatagramSocket {
     /// Sends a datagram to `address`, or to where the socket is connected. Returns false if there is
     /// no room for it.
     pub(crate) fn send(&self, data: &[u8], address: Option<&Address>) -> io::Result<bool> {
-        let socket = self.registration.io();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = match address {
+        let sent = sys::with_descriptor(self.fd, |socket| match address {
             Some(Address::Inet(address)) => rustix::net::sendto(socket, data, flags, address),
             Some(Address::Inet6(address)) => rustix::net::sendto(socket, data, flags, address),
             Some(Address::Unix(_) | Address::Unnamed) => Err(Errno::DESTADDRREQ),
             None => rustix::net::send(socket, data, flags),
-        };
+        })?;
         match sent {
             Ok(_) => Ok(true),
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),
@@ -138,7 +154,7 @@ impl DatagramSocket {
     /// Asks for a write event once the socket, which was just found full, has room. The caller has
     /// entered the runtime. Returns true if the socket has failed: then a receipt tells how.
     pub(crate) fn await_room(&mut self) -> io::Result<bool> {
-        let failed = !self.registration.arm_failure()?;
+        let failed = self.has_failed()?;
         if failed || !self.awaits_room {
             self.renew(true)?;
         }
@@ -149,19 +165,35 @@ impl DatagramSocket {
     /// The caller has entered the runtime. Returns true if the socket has failed: then a receipt
     /// tells how.
     pub(crate) fn rest(&mut self) -> io::Result<bool> {
-        let failed = !self.registration.arm_failure()?;
+        let failed = self.has_failed()?;
         if failed || self.awaits_room {
             self.renew(false)?;
         }
         Ok(failed)
     }
 
+    /// Asks for write events, unless tokio remembers a failure.
+    fn has_failed(&self) -> io::Result<bool> {
+        match &self.registration {
+            Some(registration) => Ok(!registration.arm_failure()?),
+            None => Ok(false),
+        }
+    }
+
     fn renew(&mut self, awaits_room: bool) -> io::Result<()> {
         let writing = if awaits_room { Interest::WRITABLE } else { Interest::READABLE };
-        self.registration.renew(Interest::READABLE | writing)?;
+        let interest = Interest::READABLE | writing;
+        let registration = match self.registration.take() {
+            None => Registration::new(self.fd, self.generation, interest)?,
+            Some(mut registration) => {
+                registration.renew(interest)?;
+                registration
+            }
+        };
+        // A fresh registration knows of nothing yet, so both are waited for.
+        let (_, _) = (registration.arm_read(), registration.arm_failure()?);
+        self.registration = Some(registration);
         self.awaits_room = awaits_room;
-        // Fresh registrations know of nothing yet, so both are waited for.
-        let (_, _) = (self.registration.arm_read(), self.registration.arm_failure()?);
         Ok(())
     }
 }

@@ -183,6 +183,14 @@ impl Registration {
         self.io = Some(sys::register(self.read_event.fd, interest)?);
         Ok(())
     }
+
+    /// Leaves the epoll set as it is: the descriptor was closed by somebody else, and its number may
+    /// be in the set for another file.
+    pub(crate) fn forget(mut self) {
+        if let Some(io) = &mut self.io {
+            sys::disown(io);
+        }
+    }
 }
 
 impl Drop for Registration {

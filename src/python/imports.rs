@@ -49,6 +49,10 @@ pub(crate) static CHECK_SSL_SOCKET: Import =
     Import::new("asyncio.base_events", "_check_ssl_socket");
 pub(crate) static SELECTOR_DATAGRAM_TRANSPORT: Import =
     Import::new("asyncio.selector_events", "_SelectorDatagramTransport");
+pub(crate) static READ_PIPE_TRANSPORT: Import =
+    Import::new("asyncio.unix_events", "_UnixReadPipeTransport");
+pub(crate) static WRITE_PIPE_TRANSPORT: Import =
+    Import::new("asyncio.unix_events", "_UnixWritePipeTransport");
 pub(crate) static INET_NTOP: Import = Import::new("socket", "inet_ntop");
 pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");

@@ -12,6 +12,7 @@
 //! | what all transports share | `transports` |
 //! | the stream transport | `stream` |
 //! | the datagram transport | `datagram` |
+//! | the pipe transports | `pipe` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
 //! | the end of the interpreter | `exit` |
@@ -31,6 +32,7 @@ pub(crate) mod ffi;
 pub(crate) mod handle;
 pub(crate) mod homes;
 pub(crate) mod imports;
+pub(crate) mod pipe;
 pub(crate) mod shard;
 pub(crate) mod sockets;
 pub(crate) mod stream;

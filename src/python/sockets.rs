@@ -17,7 +17,7 @@ use crate::python::error::OrOsError;
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::shard::Shard;
-use crate::python::stream::{MAX_READ_SIZE, with_read_buffer};
+use crate::python::transports::{MAX_READ_SIZE, with_read_buffer};
 use crate::python::watches::{Side, Waiter};
 use crate::python::{ffi, imports};
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyValueError};

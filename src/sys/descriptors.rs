@@ -42,10 +42,19 @@ pub(crate) fn with_descriptor<R>(
 /// the pipe's file object.
 pub(crate) fn register(fd: RawFd, interest: Interest) -> io::Result<AsyncFd<Descriptor>> {
     // SAFETY: `Descriptor` always returns the same number, and the caller keeps it open. A program
-    // that closes the number behind Python's back (os.close) makes the deregistration fail, in
-    // which case tokio keeps the memory that the kernel may still point to.
+    // that closes the number behind Python's back (os.close) makes the deregistration fail, and so
+    // does `disown`; then tokio keeps the memory that the kernel may still point to.
     let registered = unsafe { AsyncFd::register_with_interest(Descriptor(fd), interest) };
     registered.map_err(Into::into)
+}
+
+/// Makes the deregistration of a closed descriptor fail instead of hitting whatever has its number
+/// by now.
+///
+/// The kernel removed the closed file from the epoll set, or will when its last duplicate is closed;
+/// tokio keeps the memory that it may still point to for as long as the runtime lives.
+pub(crate) fn disown(registered: &mut AsyncFd<Descriptor>) {
+    *registered.get_mut() = Descriptor(-1);
 }
 
 /// Registers a descriptor that the result owns.

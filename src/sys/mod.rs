@@ -10,4 +10,4 @@
 pub(crate) mod datagrams;
 mod descriptors;
 
-pub(crate) use descriptors::{Descriptor, register, register_owned, with_descriptor};
+pub(crate) use descriptors::{Descriptor, disown, register, register_owned, with_descriptor};

@@ -10,28 +10,18 @@ import socket
 import stat
 import tty
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from support.leaks import LeakGuard
+from support.pipes import open_pipe, open_raw
 from support.protocols import RecordingProtocol
 from support.threads import eventually, in_thread, turns
 
 Loop = asyncio.AbstractEventLoop
 
 EIGHT_MEBIBYTES = 8 << 20
-
-
-def open_raw(path: str | int, mode: str) -> IO[Any]:
-    """Open without a buffer; a transport will close it."""
-    return open(path, mode, 0)
-
-
-def open_pipe() -> tuple[IO[Any], IO[Any]]:
-    """Return an unbuffered file object for each end of a new pipe."""
-    reading, writing = os.pipe()
-    return open_raw(reading, "rb"), open_raw(writing, "wb")
 
 
 async def test_a_read_pipe_delivers_bytes_and_the_end(loop: Loop) -> None:

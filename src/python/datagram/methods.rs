@@ -4,10 +4,11 @@
 use super::state::{DatagramState, Objects, ReadPath};
 use super::transport::{DatagramTransport, Remote};
 use crate::driving::datagram::{DatagramSocket, Family};
-use crate::python::error::OrOsError;
 use crate::python::event_loop::EventLoop;
 use crate::python::shard::Work;
-use crate::python::transports::{Endpoint, Place, Transport, hold_socket};
+use crate::python::transports::{
+    Endpoint, Place, Transport, checked_limits, extra_info, hold_socket,
+};
 use crate::python::{ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -15,7 +16,6 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
-use rloop_core::flow::FlowControl;
 use std::os::fd::RawFd;
 
 #[pymethods]
@@ -67,16 +67,18 @@ impl DatagramTransport {
             },
         };
         hold_socket(sock)?;
+        let place = Place::new(fd, home);
+        let socket = DatagramSocket::new(fd, place.generation);
         Ok(Self {
-            state: Mutex::new(DatagramState::new(objects, extra.unbind())),
-            place: Place::new(fd, home),
+            state: Mutex::new(DatagramState::new(objects, socket, extra.unbind())),
+            place,
             family,
             remote,
             is_connected,
         })
     }
 
-    /// Registers the socket and schedules `connection_made()`, the first read, and the waiter.
+    /// Schedules `connection_made()`, the first read, and the waiter.
     fn _open(slf: &Bound<'_, Self>, waiter: Option<Py<PyAny>>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -84,13 +86,7 @@ impl DatagramTransport {
             return Err(PyRuntimeError::new_err("the transport is closed"));
         };
         let shard = &this.place.home;
-        let io = shard.io()?;
         event_loop.get().evict(py, this.place.fd)?;
-        let registered = {
-            let _entered = io.driver.enter();
-            DatagramSocket::register(this.place.fd, this.place.generation)
-        };
-        this.state.lock().socket = Some(registered.or_os_error(py)?);
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
         EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
         shard.push(Work::StartReading(Transport::Datagram(slf.clone().unbind())));
@@ -112,10 +108,7 @@ impl DatagramTransport {
         default: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let extra = self.state.lock().extra.clone_ref(py);
-        match extra.bind(py).get_item(name)? {
-            Some(value) => Ok(value.unbind()),
-            None => Ok(default.unwrap_or_else(|| py.None())),
-        }
+        extra_info(py, &extra, name, default)
     }
 
     /// True if the transport is closing or closed.
@@ -189,9 +182,7 @@ impl DatagramTransport {
         high: Option<i128>,
         low: Option<i128>,
     ) -> PyResult<()> {
-        let (low, high) = FlowControl::derive_limits(high, low).map_err(|(low, high)| {
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })?;
+        let (low, high) = checked_limits(high, low)?;
         slf.get().state.lock().flow.set_limits(low, high);
         // The protocol is called at home.
         if Self::forward(slf, || Ok(Remote::ReviewFlow))? {
@@ -238,6 +229,11 @@ impl DatagramTransport {
         error: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         Self::connection_lost(slf, error)
+    }
+
+    /// The name under which a socket that cannot be watched is reported.
+    fn _add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::add_reader(slf)
     }
 
     /// The name under which a failing protocol is reported.

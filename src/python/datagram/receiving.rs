@@ -5,7 +5,7 @@ use super::state::{ReadPath, Received};
 use super::transport::DatagramTransport;
 use crate::driving::datagram::{Address, Receipt};
 use crate::driving::registration::Direction;
-use crate::python::error::os_error;
+use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
 use crate::python::transports::Endpoint;
 use crate::sys::datagrams::{BATCH, Buffers};
@@ -33,16 +33,31 @@ enum Next {
 
 impl DatagramTransport {
     /// Called once `connection_made()` has run.
-    pub(crate) fn start_reading(slf: &Bound<'_, Self>) {
-        let this = slf.get();
-        let event = this.place.event(Direction::Read);
-        let mut state = this.state.lock();
-        if state.is_reading() {
-            let event = state.activate_reader(event);
-            drop(state);
-            Self::update_interest(slf);
-            this.place.expect_event(event);
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
+    pub(crate) fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        match Self::add_reader(slf) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "_add_reader", error),
         }
+    }
+
+    /// Starts to hand read events to the protocol.
+    pub(super) fn add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if !this.state.lock().is_reading() {
+            return Ok(());
+        }
+        let io = this.place.home.io()?;
+        let activated = {
+            let _entered = io.driver.enter();
+            this.state.lock().activate_reader(this.place.event(Direction::Read))
+        };
+        let event = activated.or_os_error(slf.py())?;
+        Self::update_interest(slf);
+        this.place.expect_event(event);
+        Ok(())
     }
 
     /// The socket has something to read, or may have, or something received waits to be delivered.
@@ -84,11 +99,11 @@ impl DatagramTransport {
     fn expect_more(slf: &Bound<'_, Self>) {
         let this = slf.get();
         let event = {
-            let mut state = this.state.lock();
+            let state = this.state.lock();
             if !state.reader_active {
                 return;
             }
-            state.activate_reader(this.place.event(Direction::Read))
+            state.next_read(this.place.event(Direction::Read))
         };
         this.place.expect_event(event);
     }
@@ -209,21 +224,16 @@ impl DatagramTransport {
             return Ok(());
         };
         let path = ReadPath::new(protocol.bind(py), context)?;
-        let (replaced, event) = {
+        let replaced = {
             let mut state = this.state.lock();
             if state.closing || !state.paused {
                 return Ok(());
             }
             state.paused = false;
-            let replaced = state
-                .objects
-                .as_mut()
-                .map(|objects| std::mem::replace(&mut objects.read_path, path));
-            (replaced, state.activate_reader(this.place.event(Direction::Read)))
+            state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.read_path, path))
         };
         drop(replaced);
-        Self::update_interest(slf);
-        this.place.expect_event(event);
+        Self::add_reader(slf)?;
         Self::log(slf, "debug", "%r resumes reading")
     }
 }

@@ -13,6 +13,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyContext, PyDict};
 use rloop_core::flow::FlowControl;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
 /// What a delivery needs. It is shared with the delivery that is under way, which may replace it.
@@ -64,7 +65,7 @@ pub(super) struct Queued {
 pub(super) struct DatagramState {
     /// `None` once `connection_lost()` was called.
     pub(super) objects: Option<Objects>,
-    /// `None` before the transport starts and after it was closed.
+    /// `None` once the transport was closed.
     pub(super) socket: Option<DatagramSocket>,
     pub(super) extra: Py<PyDict>,
     pub(super) received: VecDeque<Received>,
@@ -86,10 +87,10 @@ pub(super) struct DatagramState {
 }
 
 impl DatagramState {
-    pub(super) fn new(objects: Objects, extra: Py<PyDict>) -> Self {
+    pub(super) fn new(objects: Objects, socket: DatagramSocket, extra: Py<PyDict>) -> Self {
         Self {
             objects: Some(objects),
-            socket: None,
+            socket: Some(socket),
             extra,
             received: VecDeque::new(),
             last_sender: None,
@@ -114,14 +115,24 @@ impl DatagramState {
 
     /// True while events of the socket matter.
     pub(super) fn is_interested(&self) -> bool {
-        self.socket.is_some() && (self.reader_active || self.is_writing())
+        self.socket.as_ref().is_some_and(DatagramSocket::is_registered)
+            && (self.reader_active || self.is_writing())
     }
 
     /// Starts to hand read events to the protocol. Returns the first one if there is something to
-    /// read already; the caller queues it.
-    #[must_use]
-    pub(super) fn activate_reader(&mut self, event: Event) -> Option<Event> {
+    /// deliver already; the caller queues it. The caller has entered the runtime.
+    pub(super) fn activate_reader(&mut self, event: Event) -> io::Result<Option<Event>> {
+        let read = match &mut self.socket {
+            Some(socket) => socket.start_reading()?,
+            None => None,
+        };
         self.reader_active = true;
+        Ok(if self.received.is_empty() { read } else { Some(event) })
+    }
+
+    /// The read event, if there is something left to deliver or to receive. Otherwise one comes.
+    #[must_use]
+    pub(super) fn next_read(&self, event: Event) -> Option<Event> {
         if self.received.is_empty() { self.socket.as_ref()?.arm_read() } else { Some(event) }
     }
 

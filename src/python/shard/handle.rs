@@ -64,7 +64,6 @@ pub(crate) struct Shard {
     pub(super) counters: Counters,
 }
 
-
 /// The descriptors of a shard.
 pub(crate) struct ShardIo {
     pub(crate) watches: Watches,

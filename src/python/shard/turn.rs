@@ -283,7 +283,7 @@ impl Shard {
                         transport.on_event(py, event.direction)?;
                     }
                 }
-                Work::StartReading(transport) => transport.start_reading(py),
+                Work::StartReading(transport) => transport.start_reading(py)?,
                 Work::Remote(call) => call.run(py)?,
             }
             self.counters.ran();

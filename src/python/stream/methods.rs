@@ -8,7 +8,9 @@ use crate::python::error::os_error;
 use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
 use crate::python::shard::Work;
-use crate::python::transports::{Call, Endpoint, Place, Transport, hold_socket};
+use crate::python::transports::{
+    Call, Endpoint, Place, Transport, checked_limits, extra_info, hold_socket,
+};
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -16,7 +18,6 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
-use rloop_core::flow::FlowControl;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -125,10 +126,7 @@ impl StreamTransport {
         default: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let extra = self.state.lock().extra.clone_ref(py);
-        match extra.bind(py).get_item(name)? {
-            Some(value) => Ok(value.unbind()),
-            None => Ok(default.unwrap_or_else(|| py.None())),
-        }
+        extra_info(py, &extra, name, default)
     }
 
     /// True if the transport is closing or closed.
@@ -202,9 +200,7 @@ impl StreamTransport {
         high: Option<i128>,
         low: Option<i128>,
     ) -> PyResult<()> {
-        let (low, high) = FlowControl::derive_limits(high, low).map_err(|(low, high)| {
-            PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
-        })?;
+        let (low, high) = checked_limits(high, low)?;
         slf.get().state.lock().flow.set_limits(low, high);
         // The protocol is called at home.
         if Self::forward(slf, || Ok(Remote::ReviewFlow))? {

@@ -32,5 +32,4 @@ mod transport;
 mod writing;
 
 pub(crate) use methods::Write;
-pub(crate) use reading::{MAX_READ_SIZE, with_read_buffer};
 pub(crate) use transport::{Remote, StreamTransport};

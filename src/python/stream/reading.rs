@@ -6,31 +6,12 @@ use crate::driving::registration::{Direction, Event};
 use crate::driving::stream::Read;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
-use crate::python::transports::Endpoint;
+use crate::python::transports::{Endpoint, with_read_buffer};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyContext};
-use std::cell::RefCell;
 use std::sync::Arc;
-
-/// The most one read takes, as in `asyncio.selector_events`.
-pub(crate) const MAX_READ_SIZE: usize = 256 * 1024;
-
-thread_local! {
-    /// Where a read goes before its size is known.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Runs `operation` on the thread's buffer of [`MAX_READ_SIZE`] bytes. It must not run Python code.
-pub(crate) fn with_read_buffer<R>(operation: impl FnOnce(&mut [u8]) -> R) -> R {
-    READ_BUFFER.with_borrow_mut(|buffer| {
-        if buffer.is_empty() {
-            buffer.resize(MAX_READ_SIZE, 0);
-        }
-        operation(buffer)
-    })
-}
 
 /// What a read event led to.
 enum Received<'py> {

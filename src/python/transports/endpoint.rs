@@ -3,12 +3,13 @@
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::{Handle, must_propagate};
 use crate::python::imports;
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyClass, PyTypeInfo};
-use rloop_core::flow::FlowChange;
+use rloop_core::flow::{FlowChange, FlowControl};
 
 /// A transport class.
 pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
@@ -155,4 +156,27 @@ pub(crate) fn release_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
         sock.call_method0(intern!(py, "_decref_socketios"))?;
     }
     Ok(())
+}
+
+/// What `get_extra_info(name, default)` answers.
+pub(crate) fn extra_info(
+    py: Python<'_>,
+    extra: &Py<PyDict>,
+    name: Bound<'_, PyAny>,
+    default: Option<Py<PyAny>>,
+) -> PyResult<Py<PyAny>> {
+    match extra.bind(py).get_item(name)? {
+        Some(value) => Ok(value.unbind()),
+        None => Ok(default.unwrap_or_else(|| py.None())),
+    }
+}
+
+/// The water marks (low, high) that `set_write_buffer_limits()` was asked for.
+///
+/// # Errors
+/// `ValueError` if there are no such marks.
+pub(crate) fn checked_limits(high: Option<i128>, low: Option<i128>) -> PyResult<(u128, u128)> {
+    FlowControl::derive_limits(high, low).map_err(|(low, high)| {
+        PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
+    })
 }

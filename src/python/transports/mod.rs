@@ -5,11 +5,14 @@
 //! | where a transport lives, and how events and calls find it | `place` |
 //! | what it tells its loop and its protocol | `endpoint` |
 //! | protocol methods that are called per packet | `packet_method` |
+//! | where bytes are received | `read_buffer` |
 
 mod endpoint;
 mod packet_method;
 mod place;
+mod read_buffer;
 
-pub(crate) use endpoint::{Endpoint, hold_socket, release_socket};
+pub(crate) use endpoint::{Endpoint, checked_limits, extra_info, hold_socket, release_socket};
 pub(crate) use packet_method::PacketMethod;
 pub(crate) use place::{Call, Place, Transport};
+pub(crate) use read_buffer::{MAX_READ_SIZE, with_read_buffer};

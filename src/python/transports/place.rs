@@ -3,6 +3,7 @@
 
 use crate::driving::registration::{Direction, Event};
 use crate::python::datagram::{self, DatagramTransport};
+use crate::python::pipe::{ReadPipeTransport, ReadRemote, WritePipeTransport, WriteRemote};
 use crate::python::shard::{Shard, Work};
 use crate::python::stream::{self, StreamTransport};
 use pyo3::prelude::*;
@@ -16,6 +17,8 @@ static NEXT_GENERATION: AtomicU64 = AtomicU64::new(0);
 pub(crate) enum Transport {
     Stream(Py<StreamTransport>),
     Datagram(Py<DatagramTransport>),
+    ReadPipe(Py<ReadPipeTransport>),
+    WritePipe(Py<WritePipeTransport>),
 }
 
 impl Transport {
@@ -23,6 +26,8 @@ impl Transport {
         match self {
             Self::Stream(transport) => Self::Stream(transport.clone_ref(py)),
             Self::Datagram(transport) => Self::Datagram(transport.clone_ref(py)),
+            Self::ReadPipe(transport) => Self::ReadPipe(transport.clone_ref(py)),
+            Self::WritePipe(transport) => Self::WritePipe(transport.clone_ref(py)),
         }
     }
 
@@ -44,14 +49,29 @@ impl Transport {
             (Self::Datagram(transport), Direction::Write) => {
                 DatagramTransport::on_writable(transport.bind(py))
             }
+            (Self::ReadPipe(transport), Direction::Read) => {
+                ReadPipeTransport::on_readable(transport.bind(py))
+            }
+            (Self::ReadPipe(transport), Direction::Write) => {
+                ReadPipeTransport::on_failure(transport.bind(py))
+            }
+            (Self::WritePipe(transport), _) => WritePipeTransport::on_event(transport.bind(py)),
         }
     }
 
     /// Called once `connection_made()` has run.
-    pub(crate) fn start_reading(&self, py: Python<'_>) {
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
+    pub(crate) fn start_reading(&self, py: Python<'_>) -> PyResult<()> {
         match self {
-            Self::Stream(transport) => StreamTransport::start_reading(transport.bind(py)),
+            Self::Stream(transport) => {
+                StreamTransport::start_reading(transport.bind(py));
+                Ok(())
+            }
             Self::Datagram(transport) => DatagramTransport::start_reading(transport.bind(py)),
+            Self::ReadPipe(transport) => ReadPipeTransport::start_reading(transport.bind(py)),
+            Self::WritePipe(transport) => WritePipeTransport::start_watching(transport.bind(py)),
         }
     }
 
@@ -63,6 +83,8 @@ impl Transport {
         match self {
             Self::Stream(transport) => visit(transport.as_any()),
             Self::Datagram(transport) => visit(transport.as_any()),
+            Self::ReadPipe(transport) => visit(transport.as_any()),
+            Self::WritePipe(transport) => visit(transport.as_any()),
         }
     }
 }
@@ -71,6 +93,8 @@ impl Transport {
 pub(crate) enum Call {
     Stream(Py<StreamTransport>, stream::Remote),
     Datagram(Py<DatagramTransport>, datagram::Remote),
+    ReadPipe(Py<ReadPipeTransport>, ReadRemote),
+    WritePipe(Py<WritePipeTransport>, WriteRemote),
 }
 
 impl Call {
@@ -84,15 +108,27 @@ impl Call {
             Self::Datagram(transport, call) => {
                 DatagramTransport::run_remote(transport.bind(py), call)
             }
+            Self::ReadPipe(transport, call) => {
+                ReadPipeTransport::run_remote(transport.bind(py), call)
+            }
+            Self::WritePipe(transport, call) => {
+                WritePipeTransport::run_remote(transport.bind(py), call)
+            }
         }
     }
 
     /// True for what makes the transport close.
     fn closes(&self) -> bool {
         match self {
-            Self::Stream(_, call) => matches!(call, stream::Remote::Close | stream::Remote::Abort(_)),
+            Self::Stream(_, call) => {
+                matches!(call, stream::Remote::Close | stream::Remote::Abort(_))
+            }
             Self::Datagram(_, call) => {
                 matches!(call, datagram::Remote::Close | datagram::Remote::Abort(_))
+            }
+            Self::ReadPipe(_, call) => matches!(call, ReadRemote::Close),
+            Self::WritePipe(_, call) => {
+                matches!(call, WriteRemote::WriteEof | WriteRemote::Abort)
             }
         }
     }
@@ -105,6 +141,8 @@ impl Call {
         match self {
             Self::Stream(transport, _) => visit(transport.as_any()),
             Self::Datagram(transport, _) => visit(transport.as_any()),
+            Self::ReadPipe(transport, _) => visit(transport.as_any()),
+            Self::WritePipe(transport, _) => visit(transport.as_any()),
         }
     }
 }

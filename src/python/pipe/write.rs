@@ -1,0 +1,456 @@
+//! The end of a pipe that is written.
+//!
+//! A pipe or a socket is watched for the end of its reader from the start. A device is waited for only
+//! while something is queued, through the loop's `add_writer()`: its descriptor may be the one that a
+//! read transport has registered, and it may be one that cannot be waited for.
+
+use super::objects::Objects;
+use crate::driving::pipe::{Kind, WriteEnd};
+use crate::driving::registration::Direction;
+use crate::driving::stream::{self, Sink};
+use crate::python::error::{OrOsError, os_error};
+use crate::python::event_loop::EventLoop;
+use crate::python::transports::{Call, Endpoint, Place, Transport};
+use crate::python::{buffer, ffi, imports};
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyBrokenPipeError, PyOSError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyContext, PyDict};
+use rloop_core::flow::{FlowChange, FlowControl};
+use rloop_core::write_queue::WriteQueue;
+
+/// After so many writes on a lost pipe each further one is logged, as in `asyncio.constants`.
+const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
+
+const WRITE_FAILED: &str = "Fatal write error on pipe transport";
+
+/// A call on a transport that was made on another thread than its own.
+pub(crate) enum WriteRemote {
+    Write(PyBackedBytes),
+    WriteEof,
+    Abort,
+}
+
+/// What a write transport remembers. One lock guards it.
+pub(super) struct WriteState {
+    /// `None` once `connection_lost()` was called.
+    pub(super) objects: Option<Objects>,
+    /// `None` once the transport was closed.
+    pub(super) end: Option<WriteEnd>,
+    pub(super) extra: Py<PyDict>,
+    pub(super) queue: WriteQueue<PyBackedBytes>,
+    pub(super) flow: FlowControl,
+    /// `close()` or `write_eof()` was called, or the reader is gone.
+    pub(super) closing: bool,
+    /// `connection_lost()` is scheduled, or was called.
+    pub(super) finished: bool,
+    /// Failed writes, and those after the end.
+    pub(super) lost: u32,
+}
+
+/// A transport that writes to a pipe.
+#[pyclass(frozen, subclass, weakref, dict, module = "rloop._rloop")]
+pub(crate) struct WritePipeTransport {
+    pub(super) state: Mutex<WriteState>,
+    pub(super) place: Place,
+    pub(super) kind: Kind,
+}
+
+impl Endpoint for WritePipeTransport {
+    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+        let state = self.state.lock();
+        state.objects.as_ref().map(|objects| objects.event_loop.clone_ref(py).into_bound(py))
+    }
+
+    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let state = self.state.lock();
+        state.objects.as_ref().map(|objects| objects.protocol.clone_ref(py))
+    }
+}
+
+impl WritePipeTransport {
+    /// Forwards `call` if this is not the thread it has to run on; true if it did.
+    pub(super) fn forward(
+        slf: &Bound<'_, Self>,
+        call: impl FnOnce() -> PyResult<WriteRemote>,
+    ) -> PyResult<bool> {
+        slf.get().place.forward(|| Ok(Call::WritePipe(slf.clone().unbind(), call()?)))
+    }
+
+    /// Runs a forwarded call.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: WriteRemote) -> PyResult<()> {
+        let called = match call {
+            WriteRemote::Write(data) => {
+                Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
+            }
+            WriteRemote::WriteEof => Self::write_eof_here(slf),
+            WriteRemote::Abort => Self::close_with(slf, None),
+        };
+        Self::settle_remote(slf, called)
+    }
+
+    /// Called once `connection_made()` has run.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
+    pub(crate) fn start_watching(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().kind == Kind::Device {
+            return Ok(());
+        }
+        match Self::add_reader(slf) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "_add_reader", error),
+        }
+    }
+
+    /// Starts to watch for the end of the reader.
+    pub(super) fn add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.state.lock().closing {
+            return Ok(());
+        }
+        if let Some(event_loop) = this.event_loop(py) {
+            // In place of another's reader, as in asyncio.
+            event_loop.call_method1(intern!(py, "_remove_reader"), (this.place.fd,))?;
+        }
+        Self::register(slf)?;
+        Self::update_interest(slf);
+        Ok(())
+    }
+
+    /// Registers the pipe, if it is not.
+    fn register(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let io = this.place.home.io()?;
+        let registered = {
+            let _entered = io.driver.enter();
+            let mut state = this.state.lock();
+            state.end.as_mut().map_or(Ok(()), |end| end.register(this.place.generation))
+        };
+        registered.or_os_error(slf.py())
+    }
+
+    /// Waits for room, or no longer, as the queue demands.
+    fn await_room(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let is_full = !this.state.lock().queue.is_empty();
+        if this.kind != Kind::Device {
+            if is_full {
+                Self::register(slf)?;
+            }
+            Self::update_interest(slf);
+            return Self::rearm(slf);
+        }
+        let Some(event_loop) = this.event_loop(py) else {
+            return Ok(());
+        };
+        if is_full {
+            let ready = slf.as_any().getattr(intern!(py, "_write_ready"))?;
+            event_loop.call_method1(intern!(py, "_add_writer"), (this.place.fd, ready))?;
+        } else {
+            event_loop.call_method1(intern!(py, "_remove_writer"), (this.place.fd,))?;
+        }
+        Ok(())
+    }
+
+    fn update_interest(slf: &Bound<'_, Self>) {
+        let (wanted, queued) = {
+            let state = slf.get().state.lock();
+            let registered = state.end.as_ref().is_some_and(WriteEnd::is_registered);
+            let queued = !state.queue.is_empty();
+            (registered && !state.finished, registered && queued)
+        };
+        let transport = || Transport::WritePipe(slf.clone().unbind());
+        slf.get().place.update_interest(wanted, queued, transport);
+    }
+
+    /// Writes checked bytes: at once if nothing waits, and the rest when the pipe has room.
+    pub(super) fn write_checked(
+        slf: &Bound<'_, Self>,
+        bytes: &[u8],
+        snapshot: impl FnOnce() -> PyResult<PyBackedBytes>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = {
+            let mut state = slf.get().state.lock();
+            if state.lost > 0 || state.closing {
+                let count = state.lost;
+                state.lost = state.lost.saturating_add(1);
+                drop(state);
+                return warn_about_lost_write(py, count);
+            }
+            match &state.end {
+                Some(end) if state.queue.is_empty() => end.write(bytes),
+                _ => Ok(0),
+            }
+        };
+        match written {
+            Ok(sent) if sent == bytes.len() => Ok(()),
+            Ok(sent) => Self::enqueue(slf, snapshot()?, sent),
+            Err(error) => Self::write_failed(slf, os_error(py, &error)),
+        }
+    }
+
+    fn enqueue(slf: &Bound<'_, Self>, data: PyBackedBytes, offset: usize) -> PyResult<()> {
+        let context = ffi::copy_context(slf.py())?;
+        let (change, replaced) = {
+            let mut state = slf.get().state.lock();
+            let starts = state.queue.is_empty();
+            state.queue.push(data, offset);
+            let replaced = match &mut state.objects {
+                Some(objects) if starts => std::mem::replace(&mut objects.context, context),
+                _ => context,
+            };
+            let buffered = state.queue.len();
+            (state.flow.grown(buffered), replaced)
+        };
+        drop(replaced);
+        if let Err(error) = Self::await_room(slf) {
+            // As in asyncio, a device that cannot be waited for is the writer's problem.
+            let unsent = slf.get().state.lock().queue.take();
+            drop(unsent);
+            return Err(error);
+        }
+        Self::apply_flow_change(slf, change)
+    }
+
+    /// Asks for the next events. A failure that tokio remembers is looked at in an event of its own.
+    fn rearm(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let armed = slf.get().state.lock().end.as_ref().map_or(Ok(true), WriteEnd::arm);
+        match armed {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let place = &slf.get().place;
+                place.expect_event(Some(place.event(Direction::Read)));
+                Ok(())
+            }
+            Err(error) => Self::write_failed(slf, os_error(slf.py(), &error)),
+        }
+    }
+
+    /// The pipe has room, or its reader is gone, or seemed to be.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn on_event(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let (context, outcome) = {
+            let mut state = this.state.lock();
+            let state = &mut *state;
+            let (Some(objects), Some(end)) = (&state.objects, &state.end) else {
+                return Ok(());
+            };
+            if state.finished {
+                return Ok(());
+            }
+            let outcome = end.arm().and_then(|quiet| {
+                Ok(if quiet {
+                    Seen::Room
+                } else if end.is_abandoned()? {
+                    Seen::End
+                } else {
+                    Seen::Nothing
+                })
+            });
+            (objects.context.clone_ref(py), outcome)
+        };
+        // What cannot be asked cannot be waited for.
+        let outcome = outcome.or_os_error(py);
+        let context = context.bind(py);
+        match outcome {
+            Ok(Seen::Room) => Self::flush(slf, context),
+            Ok(Seen::End) => Self::abandoned(slf, context),
+            Ok(Seen::Nothing) => {
+                Self::renew(slf)?;
+                Self::flush(slf, context)
+            }
+            Err(error) => Self::write_failed(slf, error),
+        }
+    }
+
+    fn renew(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let io = this.place.home.io()?;
+        let renewed = {
+            let _entered = io.driver.enter();
+            this.state.lock().end.as_mut().map_or(Ok(()), WriteEnd::renew)
+        };
+        match renewed {
+            Ok(()) => Ok(()),
+            Err(error) => Self::write_failed(slf, os_error(slf.py(), &error)),
+        }
+    }
+
+    /// The reader is gone.
+    fn abandoned(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
+        let py = slf.py();
+        Self::log(slf, "info", "%r was closed by peer")?;
+        let is_queued = !slf.get().state.lock().queue.is_empty();
+        let error = is_queued.then(|| PyBrokenPipeError::new_err(()).into_value(py).into_any());
+        ffi::in_context(context, || Self::close_with(slf, error))
+    }
+
+    /// Sends what is queued, and does what waits for the queue to be empty.
+    fn flush(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
+        let py = slf.py();
+        let mut used = Vec::new();
+        let (flushed, change) = {
+            let mut state = slf.get().state.lock();
+            let state = &mut *state;
+            if state.queue.is_empty() {
+                return Ok(());
+            }
+            let flushed = match &state.end {
+                Some(end) => stream::flush(&mut state.queue, end, &mut used).map(|_| ()),
+                None => Ok(()),
+            };
+            (flushed, state.flow.shrunk(state.queue.len()))
+        };
+        drop(used);
+        let mut outcome = Ok(());
+        ffi::in_context(context, || {
+            outcome = Self::flushed(slf, flushed.map_err(|error| os_error(py, &error)), change);
+            Ok(())
+        })?;
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "_write_ready", error),
+        }
+    }
+
+    fn flushed(slf: &Bound<'_, Self>, flushed: PyResult<()>, change: FlowChange) -> PyResult<()> {
+        if let Err(error) = flushed {
+            return Self::write_failed(slf, error);
+        }
+        Self::await_room(slf)?;
+        Self::apply_flow_change(slf, change)?;
+        // resume_writing() may have queued more.
+        let closes = {
+            let mut state = slf.get().state.lock();
+            let closes = state.queue.is_empty() && state.closing && !state.finished;
+            state.finished |= closes;
+            closes
+        };
+        if closes { Self::connection_lost(slf, None) } else { Ok(()) }
+    }
+
+    fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        {
+            let mut state = slf.get().state.lock();
+            state.lost = state.lost.saturating_add(1);
+        }
+        let exception = error.clone_ref(py).into_value(py).into_any();
+        let is_expected = error.is_instance_of::<PyOSError>(py);
+        Self::tell_of_failure(slf, error, WRITE_FAILED, is_expected)?;
+        Self::close_with(slf, Some(exception))
+    }
+
+    /// Closes the transport; what is queued is lost. Only the first call does something.
+    pub(super) fn close_with(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
+        let unsent = {
+            let mut state = slf.get().state.lock();
+            if state.finished {
+                return Ok(());
+            }
+            state.closing = true;
+            state.finished = true;
+            state.queue.take()
+        };
+        drop(unsent);
+        Self::await_room(slf)?;
+        Self::schedule_connection_lost(slf, error)
+    }
+
+    /// Closes the transport once what is queued was sent.
+    pub(super) fn write_eof_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        {
+            let mut state = slf.get().state.lock();
+            if state.closing {
+                return Ok(());
+            }
+            state.closing = true;
+            if !state.queue.is_empty() {
+                return Ok(());
+            }
+            state.finished = true;
+        }
+        Self::update_interest(slf);
+        Self::schedule_connection_lost(slf, None)
+    }
+
+    /// Tells the protocol that the transport is closed, and lets go of everything.
+    pub(super) fn connection_lost(
+        slf: &Bound<'_, Self>,
+        error: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let called = match slf.get().protocol(py) {
+            Some(protocol) => {
+                protocol.call_method1(py, intern!(py, "connection_lost"), (error,)).map(|_| ())
+            }
+            None => Ok(()),
+        };
+        let released = Self::release(slf);
+        called.and(released)
+    }
+
+    /// Closes the pipe and drops every reference. Only the first call does something.
+    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let (objects, end, unsent) = {
+            let mut state = slf.get().state.lock();
+            state.closing = true;
+            state.finished = true;
+            (state.objects.take(), state.end.take(), state.queue.take())
+        };
+        drop(unsent);
+        let Some(objects) = objects else {
+            return Ok(());
+        };
+        slf.get().place.leave();
+        if let Some(end) = end
+            && objects.is_closed_elsewhere(py)?
+        {
+            end.forget();
+        }
+        Self::update_interest(slf);
+        objects.close(py)
+    }
+
+    /// Writes bytes-like data.
+    pub(super) fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        if Self::forward(slf, || buffer::snapshot(data).map(WriteRemote::Write))? {
+            return Ok(());
+        }
+        ffi::with_bytes(data, |bytes| Self::write_checked(slf, bytes, || buffer::snapshot(data)))?
+    }
+}
+
+/// What an event of the pipe tells.
+enum Seen {
+    Room,
+    /// The reader is gone.
+    End,
+    /// The reader was gone, and is not any more.
+    Nothing,
+}
+
+fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {
+    if count >= LOG_THRESHOLD_FOR_CONNLOST_WRITES {
+        let message = "pipe closed by peer or os.write(pipe, data) raised exception.";
+        imports::logger(py)?.call_method1("warning", (message,))?;
+    }
+    Ok(())
+}
