@@ -30,6 +30,8 @@ const WRITE_FAILED: &str = "Fatal write error on pipe transport";
 pub(crate) enum WriteRemote {
     Write(PyBackedBytes),
     WriteEof,
+    /// Pause the protocol if the new water marks say so.
+    ReviewFlow,
     Abort,
 }
 
@@ -89,6 +91,7 @@ impl WritePipeTransport {
                 Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
             }
             WriteRemote::WriteEof => Self::write_eof_here(slf),
+            WriteRemote::ReviewFlow => Self::review_flow_here(slf),
             WriteRemote::Abort => Self::close_with(slf, None),
         };
         Self::settle_remote(slf, called)
@@ -221,6 +224,16 @@ impl WritePipeTransport {
             drop(unsent);
             return Err(error);
         }
+        Self::apply_flow_change(slf, change)
+    }
+
+    /// Pauses the protocol if the new water marks say so.
+    pub(super) fn review_flow_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let change = {
+            let mut state = slf.get().state.lock();
+            let buffered = state.queue.len();
+            state.flow.grown(buffered)
+        };
         Self::apply_flow_change(slf, change)
     }
 

@@ -120,13 +120,13 @@ impl WritePipeTransport {
         low: Option<i128>,
     ) -> PyResult<()> {
         let (low, high) = checked_limits(high, low)?;
-        let change = {
-            let mut state = slf.get().state.lock();
-            state.flow.set_limits(low, high);
-            let buffered = state.queue.len();
-            state.flow.grown(buffered)
-        };
-        Self::apply_flow_change(slf, change)
+        slf.get().state.lock().flow.set_limits(low, high);
+        // The protocol is called at home.
+        if Self::forward(slf, || Ok(WriteRemote::ReviewFlow))? {
+            Ok(())
+        } else {
+            Self::review_flow_here(slf)
+        }
     }
 
     /// The water marks of the write queue (low, high), in bytes.
