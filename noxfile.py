@@ -124,25 +124,35 @@ def sdist(session: nox.Session) -> None:
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])
 def tests(session: nox.Session) -> None:
-    """Run the tests against the installed wheel; arguments go to pytest, which runs in tests/."""
+    """Run the tests against the installed wheel; arguments go to pytest, which runs in tests/.
+
+    Without arguments, what every loop promises is also tested on loops of two threads, on a
+    free-threaded interpreter.
+    """
     check_interpreter(session)
     install(session, "tests")
     install_wheel(session)
     scripts = sorted(f"../ci/{path.name}" for path in (ROOT / "ci").glob("test_*.py"))
     run_in(session, "tests", "pytest", *(session.posargs or (".", *scripts)))
+    if not session.posargs and str(session.python).endswith("t"):
+        suites = ("contract", "frameworks")
+        run_in(session, "tests", "pytest", "--loop=rloop", *suites, RLOOP_THREADS="2")
 
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])
 def conformance(session: nox.Session) -> None:
     """Run CPython's asyncio tests on TokioLoop; arguments go to tests/conformance/run.py.
 
-    Without arguments, the tests of locks and queues also run against rloop.sync.
+    Without arguments, the tests of locks and queues also run against rloop.sync, and on a
+    free-threaded interpreter all tests on loops of two threads.
     """
     check_interpreter(session)
     install_wheel(session)
     run_in(session, "tests", "python", "conformance/run.py", *session.posargs)
     if not session.posargs:
         run_in(session, "tests", "python", "conformance/run.py", "--primitives=rloop.sync")
+        if str(session.python).endswith("t"):
+            run_in(session, "tests", "python", "conformance/run.py", "--threads=2")
 
 
 @nox.session(python=False)
@@ -349,11 +359,15 @@ def python_output(session: nox.Session, program: str) -> str:
     return str(output).strip()
 
 
-def run_in(session: nox.Session, folder: str, program: str, *arguments: str) -> None:
+def run_in(
+    session: nox.Session, folder: str, program: str, *arguments: str, **variables: str
+) -> None:
     """Run `program` in a folder below the root, which is also where relative arguments begin.
+
+    The environment has the given variables besides.
 
     Never at the root: a child process may have its working folder on its path, and there it would
     import the sources in rloop/, which have no extension module, instead of the installed wheel.
     """
     with session.chdir(ROOT / folder):
-        session.run(program, *arguments, env={"PYTHONPATH": None})
+        session.run(program, *arguments, env={"PYTHONPATH": None, **variables})

@@ -1,16 +1,16 @@
 """Runs CPython's own asyncio tests, of the interpreter that runs this, on the loop under test.
 
-``python tests/conformance/run.py [--loop NAME] [--primitives MODULE] [--jobs N] [TEST ...]``, where
-a TEST is a module (``test_events``), a test id (``test_locks.LockTests.test_repr``), the beginning
+``python tests/conformance/run.py [--loop NAME] [--primitives MODULE] [--threads N] [--jobs N]
+[TEST ...]``, where a TEST is a module (``test_events``), a test id (``test_locks.LockTests.test_repr``), the beginning
 of one up to a dot, or a pattern of ids as in fnmatch. With ``--primitives rloop.sync``, the tests
-get asyncio's locks and queues from there; only the tests of these run by default. Called by
-developers and by ``nox -s conformance``.
+get asyncio's locks and queues from there; only the tests of these run by default. With ``--threads``,
+each TokioLoop has so many. Called by developers and by ``nox -s conformance``.
 
 Prints ``passed N of M``: M counts the tests that ran, so not those that CPython skips on this
 machine; N counts neither expected failures nor anything else that failed. The exit status is 0 if
 and only if all went as expectations.py says. The tracebacks of all failures are in
-``target/conformance/LOOP-VERSION.log``, with MODULE between the two where it was given; every
-outcome is in the ``.json`` file beside it.
+``target/conformance/LOOP-VERSION.log``, with MODULE or N between the two where given; every outcome
+is in the ``.json`` file beside it.
 
 A test that fails unexpectedly is run once more on asyncio's own loop. If it fails there, too, then
 this machine is at fault (no IPv6, an OpenSSL that the test is too old for): it is reported as an
@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conformance.expectations import EXPECTED_FAILURES
+from conformance.expectations import EXPECTED_FAILURES, EXPECTED_WITH_THREADS
 from conformance.protocol import Outcome
 from conformance.redirect import LOOPS, PRIMITIVES, find_loop_factory
 from conformance.supervisor import ModuleRun, Supervisor
@@ -58,6 +58,13 @@ def parse_arguments() -> argparse.Namespace:
         choices=PRIMITIVES,
         default="asyncio",
         help="where the tests get locks and queues from; default: asyncio",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how many threads a TokioLoop has; default: 1",
     )
     parser.add_argument(
         "--jobs",
@@ -184,6 +191,12 @@ def main() -> int:
     subject = arguments.loop
     if arguments.primitives != "asyncio":
         subject += f"-{arguments.primitives}"
+    expected = EXPECTED_FAILURES if arguments.loop == "rloop" else ()
+    if arguments.threads > 1:
+        subject += f"-{arguments.threads}"
+        expected += EXPECTED_WITH_THREADS
+    # For the processes that run the tests.
+    os.environ["RLOOP_THREADS"] = str(arguments.threads)
     begin = time.monotonic()
     find_loop_factory(arguments.loop)
     modules = find_modules(selection)
@@ -195,7 +208,7 @@ def main() -> int:
         primitives=arguments.primitives,
     )
     runs = run_modules(supervisor, modules, arguments.jobs)
-    verdict = judge(runs, EXPECTED_FAILURES if arguments.loop == "rloop" else (), VERSION)
+    verdict = judge(runs, expected, VERSION)
     if subject != "asyncio":
         verdict.blame_environment(
             try_on_asyncio(verdict.unexpected_failures, arguments.timeout, arguments.jobs)
