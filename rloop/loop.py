@@ -235,8 +235,9 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     def _begin_accepted(self, shard: int, accepted: Coroutine[Any, Any, None]) -> None:
         """Begin a connection on its home shard."""
-        task = self.create_task(accepted)
-        task.add_done_callback(lambda _: self._unplace(shard))
+        self.create_task(accepted)
+        # Behind the task's first step: by then its transport counts.
+        self.call_soon(self._unplace, shard)
 
     def _make_socket_transport(
         self,
