@@ -38,7 +38,13 @@ def sha256(path: Path) -> str:
 
 
 def refresh_sdist() -> None:
-    """Make dist/ hold the sdist of the present sources, and nothing of other ones."""
+    """Make dist/ hold the sdist of the present sources, and nothing of other ones.
+
+    Sources that are no git checkout came from an sdist, and make no other.
+    """
+    DIST.mkdir(exist_ok=True)
+    if not (ROOT / ".git").exists():
+        return
     with tempfile.TemporaryDirectory() as folder:
         build = [sys.executable, str(ROOT / "ci" / "build.py"), "sdist", f"--out={folder}"]
         subprocess.run(build, check=True)
@@ -91,12 +97,15 @@ def write_sums() -> None:
 def main() -> None:
     """Do what the module says for the wheel that the command line names."""
     wheel = Path(sys.argv[1])
-    refresh_sdist()
     published = DIST / wheel.name
-    shutil.copy2(wheel, published)
-    if sys.platform == "linux":
-        write_verdict(published)
-    write_sbom(wheel.name.split("-")[1])
+    try:
+        refresh_sdist()
+        shutil.copy2(wheel, published)
+        if sys.platform == "linux":
+            write_verdict(published)
+        write_sbom(wheel.name.split("-")[1])
+    except subprocess.CalledProcessError as error:
+        sys.exit(str(error))
     write_sums()
     print(f"{sha256(published)}  dist/{wheel.name}")
 

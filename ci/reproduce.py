@@ -102,7 +102,10 @@ def main() -> None:
     check_tree()
     work = CACHE / "reproduce" / hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
-    sdist, wheel = second_build(work, arguments.interpreter)
+    try:
+        sdist, wheel = second_build(work, arguments.interpreter)
+    except subprocess.CalledProcessError as error:
+        sys.exit(str(error))
     failed = False
     for first, second in ((arguments.sdist, sdist), (arguments.wheel, wheel)):
         found = list(differences(first, second))

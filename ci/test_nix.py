@@ -49,7 +49,7 @@ def test_an_installed_nix_gets_the_arguments_and_may_use_flakes(machine: Machine
     assert "experimental-features = nix-command flakes" in finished.stdout
 
 
-@pytest.mark.parametrize("version", ["nix (Nix) 2.8.1", "nothing of the kind"])
+@pytest.mark.parametrize("version", ["nix (Nix) 2.18.1", "nothing of the kind"])
 def test_an_installed_nix_that_is_too_old_is_not_used(machine: Machine, version: str) -> None:
     machine.make_program(
         "nix", f'if [ "$1" = --version ]; then echo "{version}"; else echo used; fi'
@@ -62,7 +62,7 @@ def test_an_installed_nix_that_is_too_old_is_not_used(machine: Machine, version:
 def test_without_nix_and_debian_packages_it_says_so(machine: Machine) -> None:
     finished = machine.nix("flake", "check")
     assert finished.returncode == 1
-    assert finished.stderr.startswith("no nix 2.20 or later on PATH, and none from Debian: ")
+    assert finished.stderr.startswith("no nix 2.26 or later on PATH, and none from Debian: ")
     assert "Traceback" not in finished.stderr
 
 

@@ -1,0 +1,58 @@
+"""Tests of ci/distribution.py: what it refuses, and the checksums that it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distribution
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="auditwheel judges Linux wheels")
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
+    """Let auditwheel call every wheel `tag`."""
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == ["auditwheel", "show"]
+        return subprocess.CompletedProcess(command, 0, json.dumps({"overall_tag": tag}))
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    path = tmp_path / "rloop-1.0-cp314-cp314t-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
+    path.write_bytes(b"wheel")
+    return path
+
+
+def test_a_wheel_that_needs_a_newer_library_than_it_says_is_refused(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_with(monkeypatch, "manylinux_2_34_x86_64")
+    with pytest.raises(SystemExit, match="manylinux_2_34_x86_64: it does not run where it says"):
+        distribution.write_verdict(wheel)
+    assert list(wheel.parent.iterdir()) == [wheel]
+
+
+def test_the_verdict_lies_beside_the_wheel(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer_with(monkeypatch, "manylinux_2_17_x86_64")
+    distribution.write_verdict(wheel)
+    verdict = wheel.with_name(f"{wheel.name}.auditwheel.json")
+    assert json.loads(verdict.read_text(encoding="utf-8"))["overall_tag"] == "manylinux_2_17_x86_64"
+
+
+def test_the_checksums_are_what_sha256sum_checks(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distribution, "DIST", wheel.parent)
+    distribution.write_sums()
+    distribution.write_sums()
+    check = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    checked = subprocess.run(check, capture_output=True, check=True, cwd=wheel.parent, text=True)
+    assert checked.stdout.splitlines() == [f"{wheel.name}: OK"]
