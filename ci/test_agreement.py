@@ -38,6 +38,13 @@ def test_maturin_has_one_version() -> None:
     assert required in PROJECT["dependency-groups"]["build"]
 
 
+def test_verifiers_are_told_the_compiler_of_releases() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "wheels.yml").read_text(encoding="utf-8")
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (in_workflow,) = re.findall(r'RUSTUP_TOOLCHAIN: "(.+)"', workflow)
+    assert re.findall(r"RUSTUP_TOOLCHAIN=(\S+)", guide) == [in_workflow]
+
+
 def test_every_dependency_group_has_a_lock_file() -> None:
     files = {path.stem for path in (ROOT / "ci" / "requirements").iterdir()}
     in_noxfile = re.findall(r"^LOCKS = (\(.+\))$", NOXFILE, re.MULTILINE)
