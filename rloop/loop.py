@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from rloop import _rloop, _server, _streams
 from rloop._selector import WatchedDescriptors
+from rloop._subprocess import Children
 from rloop._sockets import SocketMethods
 from rloop._threads import Crew, count_threads, disband_all
 from rloop._transport import (
@@ -61,6 +62,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     if TYPE_CHECKING:
         # What the standard library keeps on its selector loops.
         _csock: socket.socket | None
+        _child_watcher_callback: Callable[..., None]
         _thread_id: int | None
         _default_executor: concurrent.futures.ThreadPoolExecutor | None
         _transports: MutableMapping[int, SocketTransport | DatagramTransport]
@@ -88,6 +90,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             self._set_shards(count)
             self._crew = Crew(self)
             self._executor_lock = threading.Lock()
+        self._children = Children()
         asyncio.SelectorEventLoop.__init__(self, WatchedDescriptors(self))
 
     def run_forever(self) -> None:
@@ -109,6 +112,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             if self._crew is not None:
                 self._crew.disband()
         super().close()
+        self._children.close()
 
     def statistics(self) -> tuple[ShardStatistics, ...]:
         """Return what each shard has counted so far. Any thread may call this."""
@@ -292,6 +296,9 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         extra: dict[str, Any] | None = None,
     ) -> WritePipeTransport:
         return WritePipeTransport(self, pipe, protocol, waiter, extra)
+
+    async def _make_subprocess_transport(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._children.start(self, *args, **kwargs)
 
     def _make_ssl_transport(
         self,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import sys
+from asyncio import selector_events
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from support.protocols import RecordingDatagramProtocol
 from support.threads import PEER_TIMEOUT, eventually, turns
 
 Loop = asyncio.AbstractEventLoop
+
+forgets_headers = pytest.mark.fails_on(
+    "asyncio",
+    reason="3.13.0 adds a header for each queued datagram and takes none away again",
+    when=sys.version_info >= (3, 13)
+    and not hasattr(selector_events._SelectorDatagramTransport, "_header_size"),  # type: ignore[attr-defined]
+)
 
 
 def fill(transport: Any) -> int:
@@ -203,6 +211,7 @@ async def test_an_endpoint_without_remote_address_sends_until_it_is_closed(
             transport.sendto(b"closed", peer.getsockname())
 
 
+@forgets_headers
 async def test_what_is_queued_counts_by_its_bytes_and_a_header_and_is_what_it_was(
     tmp_path: Path,
 ) -> None:
@@ -248,6 +257,7 @@ async def test_a_peer_that_goes_away_while_datagrams_are_queued_is_an_error_each
             assert all(isinstance(error, OSError) for error in errors)
 
 
+@forgets_headers
 async def test_reading_goes_on_while_the_socket_is_full(tmp_path: Path) -> None:
     ours, theirs = str(tmp_path / "ours"), str(tmp_path / "theirs")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
