@@ -1,6 +1,7 @@
 """Introspection: asyncio's own tools see the tasks of a loop, from inside and from outside."""
 
 import asyncio
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -42,13 +43,17 @@ async def test_the_call_graph_of_a_waiting_task_is_known(loop: Loop) -> None:
     assert "name='inner'" in graph
     assert "wait_inside()" in graph
     assert "name='outer'" in graph
+    printed = io.StringIO()
+    asyncio.print_call_graph(inner, file=printed)
+    assert printed.getvalue() == f"{graph}\n"
     future.set_result(None)
     await waiter
 
 
 @since_3_14
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="reads another process's memory")
-def test_asyncio_ps_sees_the_tasks_of_a_running_process(loop_name: str) -> None:
+@pytest.mark.parametrize("command", ["ps", "pstree"])
+def test_asyncio_ps_sees_the_tasks_of_a_running_process(loop_name: str, command: str) -> None:
     program = f"""
 import asyncio, os, subprocess, sys
 
@@ -56,7 +61,7 @@ async def main():
     task = asyncio.create_task(asyncio.sleep(3600), name="the sleeper")
     process = await asyncio.to_thread(
         subprocess.run,
-        [{sys.executable!r}, "-P", "-m", "asyncio", "ps", str(os.getpid())],
+        [{sys.executable!r}, "-P", "-m", "asyncio", "{command}", str(os.getpid())],
         capture_output=True,
         text=True,
         timeout=20,
@@ -70,7 +75,7 @@ with asyncio.Runner(loop_factory=new_loop) as runner:
     try:
         outcome = run_program(program, loop_name)
     except subprocess.TimeoutExpired:
-        pytest.fail("asyncio ps did not come back")
+        pytest.fail(f"asyncio {command} did not come back")
     if "PermissionError" in outcome.stdout:
         pytest.skip("this system forbids reading another process's memory")
     assert "the sleeper" in outcome.stdout, outcome.stdout + outcome.stderr

@@ -1,13 +1,16 @@
 """Timers: call_later and call_at run in order of deadline, never early, and can be forgotten."""
 
 import asyncio
+import contextlib
 import math
 import random
+import statistics
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.loops import LoopFactory
 from support.threads import in_thread, turns
 
 Loop = asyncio.AbstractEventLoop
@@ -206,3 +209,31 @@ async def test_an_idle_loop_sleeps_until_its_timer_is_due(loop: Loop) -> None:
     loop.call_later(0.3, due.set_result, None)
     await due
     assert wake_ups() - before <= 3
+
+
+@pytest.mark.only_on("rloop")
+@pytest.mark.parametrize("delay", [0.0001, 0.0004, 0.0023])
+def test_a_timer_is_less_late_than_asyncios_beside_it(
+    loop_factory: LoopFactory, delay: float
+) -> None:
+    """asyncio waits for whole milliseconds. What else makes timers late, both suffer in turn."""
+    late: dict[str, list[float]] = {"asyncio": [], "rloop": []}
+
+    def measure(loop: Loop, lateness: list[float]) -> None:
+        def fire() -> None:
+            lateness.append(loop.time() - when)
+            loop.stop()
+
+        when = loop.time() + delay
+        loop.call_at(when, fire)
+        loop.run_forever()
+
+    with (
+        contextlib.closing(asyncio.SelectorEventLoop()) as control,
+        contextlib.closing(loop_factory()) as ours,
+    ):
+        for _ in range(50):
+            measure(control, late["asyncio"])
+            measure(ours, late["rloop"])
+    assert min(late["rloop"]) >= 0
+    assert statistics.median(late["rloop"]) < statistics.median(late["asyncio"])

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable
 
 DEFAULT_LOOPS = ("asyncio", "rloop")
-KNOWN_LOOPS = ("asyncio", "rloop", "uvloop")
+KNOWN_LOOPS = ("asyncio", "rloop", "uvloop", "zuvloop")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
