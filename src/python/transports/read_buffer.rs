@@ -5,24 +5,33 @@ use std::cell::RefCell;
 /// The most one read takes, in bytes, as in asyncio.
 pub(crate) const MAX_READ_SIZE: usize = 256 * 1024;
 
-/// Aligned to a page, because the kernel copies up to a fifth slower to where the memory of an
-/// allocator begins, 16 bytes behind a boundary.
-#[repr(align(4096))]
-struct ReadBuffer([u8; MAX_READ_SIZE]);
+/// The kernel copies up to a fifth slower to where the memory of an allocator begins, 16 bytes behind
+/// the boundary of a page.
+const ALIGNMENT: usize = 4096;
+
+/// Memory of which [`MAX_READ_SIZE`] bytes from `start` on are used.
+struct ReadBuffer {
+    memory: Box<[u8]>,
+    start: usize,
+}
 
 impl ReadBuffer {
     #[cold]
-    fn new() -> Box<Self> {
-        Box::new(Self([0; MAX_READ_SIZE]))
+    fn new() -> Self {
+        let memory = vec![0; MAX_READ_SIZE + ALIGNMENT].into_boxed_slice();
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Self { memory, start }
     }
 }
 
 thread_local! {
-    static READ_BUFFER: RefCell<Option<Box<ReadBuffer>>> = const { RefCell::new(None) };
+    static READ_BUFFER: RefCell<Option<ReadBuffer>> = const { RefCell::new(None) };
 }
 
 /// Runs `operation` on the thread's buffer of [`MAX_READ_SIZE`] bytes. It must not run Python code.
 pub(crate) fn with_read_buffer<R>(operation: impl FnOnce(&mut [u8]) -> R) -> R {
-    READ_BUFFER
-        .with_borrow_mut(|buffer| operation(&mut buffer.get_or_insert_with(ReadBuffer::new).0))
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let ReadBuffer { memory, start } = buffer.get_or_insert_with(ReadBuffer::new);
+        operation(&mut memory[*start..*start + MAX_READ_SIZE])
+    })
 }
