@@ -132,6 +132,9 @@ class EventLoop:
     def _begin_sock_sendall(
         self, sock: socket, data: ReadableBuffer
     ) -> asyncio.Future[None] | None: ...
+    def _begin_sock_sendfile(
+        self, sock: socket, file: int, offset: int, count: int, block: int
+    ) -> tuple[int, OSError | None] | asyncio.Future[tuple[int, OSError | None]]: ...
     def _begin_sock_sendto(
         self, sock: socket, data: ReadableBuffer, address: Any
     ) -> int | asyncio.Future[int]: ...

@@ -21,6 +21,20 @@ pub(crate) fn send(fd: RawFd, data: &[u8]) -> io::Result<Option<usize>> {
     })?)
 }
 
+/// Sends what the kernel takes of `count` bytes of a file, from byte `offset` on; `None` if it takes
+/// nothing yet, 0 at the end of the file.
+pub(crate) fn send_file(
+    fd: RawFd,
+    file: RawFd,
+    mut offset: u64,
+    count: usize,
+) -> io::Result<Option<usize>> {
+    let sent = sys::with_descriptor(fd, |fd| {
+        sys::with_descriptor(file, |file| rustix::fs::sendfile(fd, file, Some(&mut offset), count))
+    })??;
+    unless_not_ready(sent)
+}
+
 fn unless_not_ready<T>(result: rustix::io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

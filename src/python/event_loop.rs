@@ -13,7 +13,7 @@ use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
 use crate::python::homes::Homes;
 use crate::python::imports;
 use crate::python::shard::{Reading, Role, Shard, Work, driven_index};
-use crate::python::sockets::{self, Target};
+use crate::python::sockets::{self, FilePart, Target};
 use crate::python::watches::{Side, Waiter};
 use crate::python::worker::Worker;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -658,6 +658,19 @@ impl EventLoop {
         data: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         Target::new(slf, sock)?.send_all(data)
+    }
+
+    /// `count` is 0 for all of the file. The result is a pair, see `FilePart`.
+    fn _begin_sock_sendfile<'py>(
+        slf: &Bound<'py, Self>,
+        sock: &Bound<'py, PyAny>,
+        file: RawFd,
+        offset: u64,
+        count: u64,
+        block: u64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let part = FilePart::new(file, offset, (count > 0).then_some(count), block);
+        Target::new(slf, sock)?.send_file(part)
     }
 
     fn _begin_sock_sendto<'py>(

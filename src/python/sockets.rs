@@ -13,7 +13,7 @@
 //! have a shape for each family, and a subclass may do as it likes.
 
 use crate::driving::sockets;
-use crate::python::error::OrOsError;
+use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::shard::Shard;
@@ -27,7 +27,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PySlice, PyString, PyTuple};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The most that `sendfile(2)` takes in one call, in bytes, rounded down.
+const LARGEST_BLOCK: usize = 0x7000_0000;
 
 /// A socket that an operation is about to work on.
 pub(crate) struct Target<'a, 'py> {
@@ -94,6 +97,11 @@ impl<'a, 'py> Target<'a, 'py> {
         }
         let view = PyMemoryView::from(data)?.unbind();
         self.wait(fd, Operation::SendAll(view, AtomicUsize::new(sent)), Side::Writer)
+    }
+
+    /// Sends a part of a file.
+    pub(crate) fn send_file(self, part: FilePart) -> PyResult<Bound<'py, PyAny>> {
+        self.begin(Operation::SendFile(part), Side::Writer)
     }
 
     /// Accepts a connection.
@@ -163,6 +171,8 @@ enum Operation {
     ReceiveInto(Py<PyAny>),
     /// Send all of a view, of which so many items are gone.
     SendAll(Py<PyMemoryView>, AtomicUsize),
+    /// Send a part of a file; the result is how many bytes were sent and the failure, if any.
+    SendFile(FilePart),
     /// Call the method with the arguments.
     Call(Py<PyString>, Py<PyTuple>),
     /// Call `accept()`, and make the connection non-blocking.
@@ -205,6 +215,7 @@ impl Operation {
                 position.store(start + sent, Ordering::Relaxed);
                 Ok((start + sent == len).then(|| py.None().into_bound(py)))
             }
+            Self::SendFile(part) => part.send(py, file_number(sock)?),
             Self::Call(method, arguments) => {
                 unless_not_ready(py, sock.call_method1(method.bind(py), arguments.bind(py)))
             }
@@ -218,6 +229,44 @@ impl Operation {
                 Ok(Some(accepted))
             }
         }
+    }
+}
+
+/// What `sock_sendfile()` sends.
+pub(crate) struct FilePart {
+    file: RawFd,
+    offset: u64,
+    /// How many bytes; `None` for all up to the end of the file.
+    count: Option<u64>,
+    /// How many bytes one system call is asked to send at most.
+    block: u64,
+    sent: AtomicU64,
+}
+
+impl FilePart {
+    pub(crate) fn new(file: RawFd, offset: u64, count: Option<u64>, block: u64) -> Self {
+        Self { file, offset, count, block, sent: AtomicU64::new(0) }
+    }
+
+    /// Sends as much as the socket has room for now. As in asyncio, others have their turn before
+    /// more is sent, however fast the peer reads.
+    fn send<'py>(&self, py: Python<'py>, fd: RawFd) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let before = self.sent.load(Ordering::Relaxed);
+        let wanted = self.count.map_or(self.block, |count| count - before);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).min(LARGEST_BLOCK);
+        let (sent, error) = match sockets::send_file(fd, self.file, self.offset + before, wanted) {
+            Ok(None) => return Ok(None),
+            Ok(Some(sent)) => {
+                let all = before + sent as u64;
+                self.sent.store(all, Ordering::Relaxed);
+                if sent > 0 && self.count.is_none_or(|count| all < count) {
+                    return Ok(None);
+                }
+                (all, None)
+            }
+            Err(error) => (before, Some(os_error(py, &error))),
+        };
+        Ok(Some((sent, error).into_pyobject(py)?.into_any()))
     }
 }
 
@@ -324,7 +373,7 @@ impl Pending {
             Operation::ReceiveInto(buffer) => visit.call(buffer)?,
             Operation::SendAll(view, _) => visit.call(view)?,
             Operation::Call(_, arguments) => visit.call(arguments)?,
-            Operation::Receive(_) | Operation::Accept => (),
+            Operation::Receive(_) | Operation::SendFile(_) | Operation::Accept => (),
         }
         visit.call(&self.sock)?;
         visit.call(&self.future)

@@ -231,3 +231,93 @@ async def test_a_closing_transport_is_refused(loop: Loop, path: Path) -> None:
             pytest.raises(RuntimeError, match="Transport is closing"),
         ):
             await loop.sendfile(transport, file)
+
+
+async def test_others_run_while_a_file_is_sent(loop: Loop, path: Path) -> None:
+    os.truncate(path, 32 << 20)
+    ticks: list[int] = []
+
+    def tick() -> None:
+        ticks.append(1)
+        timer[0] = loop.call_soon(tick)
+
+    timer = [loop.call_soon(tick)]
+    with open_pair("unix") as (ours, peer), path.open("rb") as file:
+        receiving = in_thread(receive_exactly, peer, 32 << 20)
+        assert await loop.sock_sendfile(ours, file) == 32 << 20
+        timer[0].cancel()
+        # The socket holds much less than the file, so that it had to be waited for often.
+        assert len(ticks) > 10
+        assert len(await receiving) == 32 << 20
+
+
+async def test_a_file_that_becomes_shorter_ends_where_it_ends(loop: Loop, path: Path) -> None:
+    with open_pair("unix") as (ours, peer), path.open("rb") as file:
+        sending = asyncio.ensure_future(loop.sock_sendfile(ours, file, 0, len(CONTENT)))
+        await turns(3)
+        assert not sending.done()
+        os.truncate(path, len(CONTENT) - 1000)
+        receiving = in_thread(receive_exactly, peer, len(CONTENT) - 1000)
+        assert await sending == len(CONTENT) - 1000
+        assert file.tell() == len(CONTENT) - 1000
+        assert await receiving == CONTENT[:-1000]
+
+
+async def test_a_file_that_becomes_longer_is_sent_to_its_new_end(loop: Loop, path: Path) -> None:
+    with open_pair("unix") as (ours, peer), path.open("rb") as file:
+        sending = asyncio.ensure_future(loop.sock_sendfile(ours, file))
+        await turns(3)
+        assert not sending.done()
+        with path.open("ab") as appending:
+            appending.write(b"more")
+        receiving = in_thread(receive_exactly, peer, len(CONTENT) + 4)
+        assert await sending == len(CONTENT) + 4
+        assert await receiving == CONTENT + b"more"
+
+
+async def test_two_files_at_once_on_one_transport_are_refused(loop: Loop, path: Path) -> None:
+    async with connected(RecordingProtocol()) as (transport, peer):
+        with path.open("rb") as file, path.open("rb") as second:
+            sending = asyncio.ensure_future(loop.sendfile(transport, file))
+            await turns(3)
+            with pytest.raises((RuntimeError, KeyError)):
+                await loop.sendfile(transport, second)
+            receiving = in_thread(receive_exactly, peer, len(CONTENT))
+            assert await sending == len(CONTENT)
+            assert await receiving == CONTENT
+
+
+async def test_files_follow_one_another(loop: Loop, kind: str, path: Path) -> None:
+    async with connected(RecordingProtocol(), kind) as (transport, peer):
+        receiving = in_thread(receive_until_eof, peer)
+        with path.open("rb") as file:
+            for _ in range(3):
+                assert await loop.sendfile(transport, file) == len(CONTENT)
+        transport.close()
+        assert await receiving == CONTENT * 3
+
+
+async def test_an_empty_file_is_sent_as_nothing(loop: Loop, kind: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    async with connected(RecordingProtocol(), kind) as (transport, peer):
+        with empty.open("rb") as file:
+            assert await loop.sendfile(transport, file) == 0
+            transport.write(b"after")
+        assert await in_thread(receive_exactly, peer, 5) == b"after"
+
+
+async def test_a_pipe_has_no_size_and_is_sent_as_nothing(loop: Loop) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb", buffering=0) as file, open_pair("unix") as (ours, _):
+        with open(writing, "wb", buffering=0) as source:
+            source.write(b"through a pipe")
+        assert await loop.sock_sendfile(ours, file) == 0
+        assert file.read() == b"through a pipe"
+
+
+async def test_an_unconnected_socket_is_not_available_for_sendfile(loop: Loop, path: Path) -> None:
+    with socket.socket() as ours, path.open("rb") as file:
+        ours.setblocking(False)
+        with pytest.raises(asyncio.SendfileNotAvailableError, match=r"os\.sendfile call failed"):
+            await loop.sock_sendfile(ours, file, fallback=False)
