@@ -83,6 +83,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             TypeError: if `threads` is none of these.
             ValueError: if the number is out of range.
         """
+        # There is nothing to close or to warn of before all is there.
+        self._closed = True
         count = count_threads(threads)
         self._crew = None
         self._watchdog = None

@@ -39,9 +39,8 @@ def count(**options: Any) -> int:
 
 
 def usable_cpus() -> int:
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    return os.cpu_count() or 1
+    count: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
+    return count or 1
 
 
 def test_a_loop_has_one_thread_unless_told_otherwise() -> None:
@@ -150,7 +149,7 @@ def test_the_functions_of_several_shards_work_on_a_loop_of_one() -> None:
 @pytest.mark.parametrize(
     ("name", "use"),
     [
-        ("spawn", lambda coroutine: rloop.spawn(coroutine)),
+        ("spawn", rloop.spawn),
         ("on_shard", lambda coroutine: rloop.on_shard(0, coroutine)),
         ("current_shard", lambda _: rloop.current_shard()),
     ],
