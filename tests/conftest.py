@@ -28,6 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=KNOWN_LOOPS,
         help=f"run the tests on this loop (repeatable; default: {', '.join(DEFAULT_LOOPS)})",
     )
+    parser.addoption(
+        "--programs",
+        type=int,
+        default=2_000,
+        metavar="N",
+        help="how many random programs tests/shards compares with asyncio (default: %(default)s)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
