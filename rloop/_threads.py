@@ -79,7 +79,7 @@ def _check_interpreter(count: int) -> None:
             f"a loop with {count} threads runs Python code on one core at a time, because the GIL "
             "is enabled: use a free-threaded build of Python",
             RuntimeWarning,
-            stacklevel=4,
+            skip_file_prefixes=(os.path.dirname(__file__),),
         )
 
 
