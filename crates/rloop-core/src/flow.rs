@@ -1,7 +1,9 @@
-//! Flow control of a transport's write side: the water marks and the pause they ask for.
+//! Flow control: the water marks of a buffer and the pause they ask for.
 //!
-//! The rules are those of `asyncio.transports._FlowControlMixin`: writing pauses when the buffer
-//! grows *above* the high mark and resumes when it falls *to or below* the low mark.
+//! The rules are asyncio's. A socket's write buffer pauses its writer when it grows *above* the high
+//! mark ([`FlowControl::grown`], `asyncio.transports._FlowControlMixin`), the buffers of a TLS
+//! connection when they *reach* it ([`FlowControl::reached`], `asyncio.sslproto`). Both resume when
+//! the buffer falls *to or below* the low mark.
 
 /// The default high-water mark, in bytes.
 const DEFAULT_HIGH: u128 = 64 * 1024;
@@ -30,7 +32,13 @@ impl FlowControl {
     /// The default marks: 16 KiB and 64 KiB.
     #[must_use]
     pub fn new() -> Self {
-        Self { low: DEFAULT_HIGH / 4, high: DEFAULT_HIGH, paused: false }
+        Self::with_high(DEFAULT_HIGH)
+    }
+
+    /// Marks of a quarter of `high` bytes, and of `high`.
+    #[must_use]
+    pub fn with_high(high: u128) -> Self {
+        Self { low: high / 4, high, paused: false }
     }
 
     /// Derives the marks (low, high) from what the user gave, or returns the refused pair.
@@ -40,8 +48,17 @@ impl FlowControl {
         high: Option<i128>,
         low: Option<i128>,
     ) -> Result<(u128, u128), (i128, i128)> {
+        Self::derive_limits_from(DEFAULT_HIGH, high, low)
+    }
+
+    /// [`FlowControl::derive_limits`] with another default than a socket's.
+    pub fn derive_limits_from(
+        default_high: u128,
+        high: Option<i128>,
+        low: Option<i128>,
+    ) -> Result<(u128, u128), (i128, i128)> {
         let high = high.unwrap_or_else(|| match low {
-            None => DEFAULT_HIGH.cast_signed(),
+            None => default_high.cast_signed(),
             Some(low) => low.saturating_mul(4),
         });
         let low = low.unwrap_or(high.div_euclid(4));
@@ -72,6 +89,17 @@ impl FlowControl {
     /// The buffer may have grown to `buffered` bytes.
     pub fn grown(&mut self, buffered: usize) -> FlowChange {
         if buffered as u128 > self.high && !self.paused {
+            self.paused = true;
+            FlowChange::Pause
+        } else {
+            FlowChange::Unchanged
+        }
+    }
+
+    /// The buffer of a TLS connection may have grown to `buffered` bytes. An empty one is never a
+    /// reason to pause, whatever the marks.
+    pub fn reached(&mut self, buffered: usize) -> FlowChange {
+        if buffered as u128 >= self.high && buffered > 0 && !self.paused {
             self.paused = true;
             FlowChange::Pause
         } else {
@@ -110,6 +138,17 @@ mod tests {
         assert_eq!(flow.shrunk(11), FlowChange::Unchanged);
         assert_eq!(flow.shrunk(10), FlowChange::Resume);
         assert_eq!(flow.shrunk(0), FlowChange::Unchanged);
+    }
+
+    #[test]
+    fn reaching_the_high_mark_is_enough_unless_it_is_zero() {
+        let mut flow = FlowControl::with_high(20);
+        assert_eq!(flow.reached(19), FlowChange::Unchanged);
+        assert_eq!(flow.reached(20), FlowChange::Pause);
+        assert_eq!(flow.shrunk(5), FlowChange::Resume);
+        flow.set_limits(0, 0);
+        assert_eq!(flow.reached(0), FlowChange::Unchanged);
+        assert_eq!(flow.reached(1), FlowChange::Pause);
     }
 
     #[test]

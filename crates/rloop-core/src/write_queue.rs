@@ -52,6 +52,12 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
         self.chunks.push_back(chunk);
     }
 
+    /// The oldest chunk, and how much of it is gone.
+    #[must_use]
+    pub fn first(&self) -> Option<(&B, usize)> {
+        self.chunks.front().map(|chunk| (chunk, self.first_offset))
+    }
+
     /// The bytes that are left, in order, one slice a chunk.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks.iter().enumerate().map(|(index, chunk)| {
@@ -134,6 +140,8 @@ mod tests {
                 prop_assert_eq!(queue.len(), model.len());
                 prop_assert_eq!(queue.slices().flatten().copied().collect::<Vec<_>>(), model.clone());
                 prop_assert!(queue.slices().all(|slice| !slice.is_empty()));
+                let first = queue.first().map(|(chunk, offset)| &chunk[offset..]);
+                prop_assert_eq!(first, queue.slices().next());
                 let count = take.min(model.len());
                 drop(queue.advance(count));
                 model.drain(..count);
