@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import threading
-from asyncio import constants, events, sslproto
+from asyncio import constants, events
 from collections.abc import Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
@@ -316,20 +316,48 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         ssl_handshake_timeout: Any = None,
         ssl_shutdown_timeout: Any = None,
     ) -> asyncio.Transport:
+        from rloop import _tls
+
         if self._crew is not None:
             _streams.adopt(self, protocol)
-        ssl_protocol = sslproto.SSLProtocol(
+        secured = _tls.secure(
             self,
             protocol,
             sslcontext,
             waiter,
-            server_side,
-            server_hostname,
+            server_side=server_side,
+            server_hostname=server_hostname,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport
+        self._make_socket_transport(rawsock, secured, extra=extra, server=server)
+        transport: asyncio.Transport = secured._app_transport
+        return transport
+
+    async def start_tls(
+        self,
+        transport: Any,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: Any,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport | None:
+        """Put TLS between a transport and its protocol. See :meth:`asyncio.loop.start_tls`."""
+        from rloop import _tls
+
+        return await _tls.start_tls(
+            self,
+            transport,
+            protocol,
+            sslcontext,
+            server_side=server_side,
+            server_hostname=server_hostname,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
 
 
 class _WakeupOnSignal:

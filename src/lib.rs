@@ -24,8 +24,10 @@ mod _rloop {
     #[pymodule_export]
     use crate::python::stream::StreamTransport;
     #[pymodule_export]
+    use crate::python::tls::{TlsProtocol, TlsTransport};
+    #[pymodule_export]
     use crate::python::worker::Worker;
-    use crate::python::{exit, ffi, stream};
+    use crate::python::{exit, ffi, stream, tls};
     use pyo3::prelude::*;
 
     /// Called in the child of a `fork()`.
@@ -42,6 +44,7 @@ mod _rloop {
 
     #[pymodule_init]
     fn add_methods(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        ffi::add_one_argument_method::<stream::Write>(module.py())
+        ffi::add_one_argument_method::<stream::Write>(module.py())?;
+        ffi::add_one_argument_method::<tls::Write>(module.py())
     }
 }

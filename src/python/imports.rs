@@ -54,6 +54,16 @@ pub(crate) static READ_PIPE_TRANSPORT: Import =
 pub(crate) static WRITE_PIPE_TRANSPORT: Import =
     Import::new("asyncio.unix_events", "_UnixWritePipeTransport");
 pub(crate) static INET_NTOP: Import = Import::new("socket", "inet_ntop");
+/// The classes that the native TLS protocol and transport stand in for.
+pub(crate) static SSL_PROTOCOL: Import = Import::new("asyncio.sslproto", "SSLProtocol");
+pub(crate) static SSL_TRANSPORT: Import = Import::new("asyncio.sslproto", "_SSLProtocolTransport");
+pub(crate) static CANCELLED_ERROR: Import = Import::new("asyncio", "CancelledError");
+pub(crate) static SSL_OBJECT: Import = Import::new("ssl", "SSLObject");
+pub(crate) static SSL_ERROR: Import = Import::new("ssl", "SSLError");
+pub(crate) static SSL_CERTIFICATE_ERROR: Import = Import::new("ssl", "CertificateError");
+pub(crate) static SSL_SYSCALL_ERROR: Import = Import::new("ssl", "SSLSyscallError");
+pub(crate) static SSL_WANT_READ_ERROR: Import = Import::new("ssl", "SSLWantReadError");
+pub(crate) static SSL_ZERO_RETURN_ERROR: Import = Import::new("ssl", "SSLZeroReturnError");
 pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");

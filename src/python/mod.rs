@@ -13,6 +13,7 @@
 //! | the stream transport | `stream` |
 //! | the datagram transport | `datagram` |
 //! | the pipe transports | `pipe` |
+//! | TLS over any transport | `tls` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
 //! | the end of the interpreter | `exit` |
@@ -36,6 +37,7 @@ pub(crate) mod pipe;
 pub(crate) mod shard;
 pub(crate) mod sockets;
 pub(crate) mod stream;
+pub(crate) mod tls;
 pub(crate) mod transports;
 pub(crate) mod watches;
 pub(crate) mod worker;

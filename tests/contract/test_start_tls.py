@@ -6,6 +6,7 @@ import socket
 import ssl
 import sys
 import threading
+from asyncio import sslproto
 
 import pytest
 
@@ -137,7 +138,6 @@ def call_with_the_hello_in_the_same_packet(
 
 @pytest.mark.fails_on(
     "asyncio",
-    "rloop",  # start_tls() is the standard library's.
     when=sys.version_info < (3, 14),
     reason="https://github.com/python/cpython/issues/142352: the buffered hello is lost",
 )
@@ -220,6 +220,63 @@ async def test_tls_inside_tls(authority: Authority, loop: Loop) -> None:
     assert await protocol.received(6) == b"answer"
     inner.abort()
     assert await serving == b"secret"
+    await eventually(lambda: ours.fileno() == -1)
+
+
+async def test_tls_inside_tls_of_the_same_loop_at_both_ends(
+    authority: Authority, loop: Loop
+) -> None:
+    """Every record of the inner session is plaintext of the outer one, on both sides."""
+    client, server = RecordingProtocol(), RecordingProtocol()
+    ours, theirs = stream_pair("tcp")
+    theirs.settimeout(0)
+    outer_client, outer_server = await asyncio.gather(
+        loop.create_connection(
+            lambda: client, sock=ours, ssl=authority.client_context(), server_hostname=SERVER_NAME
+        ),
+        loop.connect_accepted_socket(lambda: server, theirs, ssl=authority.server_context()),
+    )
+    inner_client, inner_server = await asyncio.gather(
+        loop.start_tls(
+            outer_client[0], client, authority.client_context(), server_hostname=SERVER_NAME
+        ),
+        loop.start_tls(outer_server[0], server, authority.server_context(), server_side=True),
+    )
+    assert inner_client is not None
+    assert inner_server is not None
+    payload = bytes(range(256)) * 4096
+    inner_client.write(payload)
+    assert await server.received(len(payload)) == payload
+    inner_server.write(payload)
+    inner_server.close()
+    assert await client.called("connection_lost") is None
+    assert client.data == payload
+    assert await server.called("connection_lost") is None
+    await eventually(lambda: ours.fileno() == theirs.fileno() == -1)
+
+
+async def test_tls_over_a_transport_of_another_kind(authority: Authority, loop: Loop) -> None:
+    """The transport below is the standard library's TLS, which calls its protocol from Python."""
+    protocol = RecordingProtocol()
+    ours, peer = stream_pair("tcp")
+    address = peer.getsockname()
+    serving = in_thread(serve_tls_in_tls, peer, authority)
+    secured = loop.create_future()
+    outer = sslproto.SSLProtocol(
+        loop, protocol, authority.client_context(), secured, server_hostname=SERVER_NAME
+    )
+    await loop.create_connection(lambda: outer, sock=ours)
+    await secured
+    inner = await loop.start_tls(
+        protocol.transport, protocol, authority.client_context(), server_hostname=SERVER_NAME
+    )
+    assert inner is not None
+    inner.write(b"secret")
+    assert await protocol.received(6) == b"answer"
+    assert inner.get_extra_info("peername") == address
+    inner.abort()
+    assert await serving == b"secret"
+    assert await protocol.called("connection_lost") is None
     await eventually(lambda: ours.fileno() == -1)
 
 

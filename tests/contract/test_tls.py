@@ -59,7 +59,6 @@ class ThroughView(RecordingBufferedProtocol):
 
 BYTEARRAY_LOSES_RECORDS = pytest.mark.fails_on(
     "asyncio",
-    "rloop",  # The pump is the standard library's sslproto.
     reason="sslproto reads the second record into a copy of a slice of the bytearray",
 )
 

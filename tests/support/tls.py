@@ -68,6 +68,132 @@ def wrap_client(context: ssl.SSLContext, peer: socket.socket) -> ssl.SSLSocket:
     return context.wrap_socket(peer, server_hostname=SERVER_NAME)
 
 
+class RecordPeer:
+    """A TLS peer on a blocking socket that decides itself when which record is sent.
+
+    ``ssl.SSLSocket`` cannot close its own side and go on reading, nor tell how many records came.
+    """
+
+    def __init__(
+        self, sock: socket.socket, context: ssl.SSLContext, *, server_side: bool = True
+    ) -> None:
+        self.sock = sock
+        self.records: list[int] = []
+        """The sizes of the bodies of all records that came whole, in bytes."""
+        self._unsplit = b""
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=None if server_side else SERVER_NAME,
+        )
+
+    def _flush(self) -> None:
+        self.sock.sendall(self._outgoing.read())
+
+    def _receive_some(self) -> None:
+        ciphertext = self.sock.recv(1 << 16)
+        if not ciphertext:
+            raise EOFError("the stream ended")
+        self._incoming.write(ciphertext)
+        self._unsplit += ciphertext
+        while len(self._unsplit) >= 5:
+            size = int.from_bytes(self._unsplit[3:5], "big")
+            if len(self._unsplit) < 5 + size:
+                break
+            self.records.append(size)
+            self._unsplit = self._unsplit[5 + size :]
+
+    def shake_hands(self) -> None:
+        """Do the handshake."""
+        while True:
+            try:
+                self._session.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                self._receive_some()
+            else:
+                self._flush()
+                return
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Return the record of ``data`` instead of sending it."""
+        self._session.write(data)
+        return self._outgoing.read()
+
+    def send(self, data: bytes) -> None:
+        """Send ``data`` in one record."""
+        self.sock.sendall(self.encrypt(data))
+
+    def end(self) -> None:
+        """Send a close notification, and wait for none."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._session.unwrap()
+        self._flush()
+
+    def receive(self) -> bytes:
+        """Read until the other side's close notification, or its end of the stream."""
+        received = bytearray()
+        while True:
+            try:
+                data = self._session.read(1 << 16)
+            except ssl.SSLWantReadError:
+                try:
+                    self._receive_some()
+                except EOFError:
+                    return bytes(received)
+            except ssl.SSLZeroReturnError:
+                return bytes(received)
+            else:
+                if not data:
+                    return bytes(received)
+                received += data
+
+    def receive_exactly(self, count: int) -> bytes:
+        """Read that many bytes."""
+        received = bytearray()
+        while len(received) < count:
+            try:
+                received += self._session.read(count - len(received))
+            except ssl.SSLWantReadError:
+                self._receive_some()
+        return bytes(received)
+
+
+@contextlib.asynccontextmanager
+async def connected_to_record_peer(
+    protocol: asyncio.BaseProtocol,
+    authority: Authority,
+    version: str | None = None,
+    *,
+    patience: float = PEER_TIMEOUT,
+) -> AsyncIterator[tuple[asyncio.Transport, RecordPeer]]:
+    """Attach a TLS client to the protocol; give its transport and the server as a RecordPeer.
+
+    ``patience`` is how long the peer waits for anything, in seconds.
+    """
+    ours, sock = stream_pair("tcp")
+    sock.settimeout(patience)
+    loop = asyncio.get_running_loop()
+    peer = RecordPeer(sock, authority.server_context(version))
+    with sock:
+        shaking_hands = in_thread(peer.shake_hands)
+        transport, _ = await loop.create_connection(
+            lambda: protocol,
+            sock=ours,
+            ssl=authority.client_context(version),
+            server_hostname=SERVER_NAME,
+        )
+        try:
+            await shaking_hands
+            yield transport, peer
+        finally:
+            if ours.fileno() != -1:
+                transport.abort()
+            await eventually(lambda: ours.fileno() == -1)
+
+
 @contextlib.asynccontextmanager
 async def tls_connected(
     protocol: asyncio.BaseProtocol,

@@ -5,8 +5,8 @@
 //! connection when they *reach* it ([`FlowControl::reached`], `asyncio.sslproto`). Both resume when
 //! the buffer falls *to or below* the low mark.
 
-/// The default high-water mark, in bytes.
-const DEFAULT_HIGH: u128 = 64 * 1024;
+/// The high-water mark of a socket unless the user asks for another, in bytes.
+pub const DEFAULT_HIGH: u128 = 64 * 1024;
 
 /// What the protocol has to be told.
 #[must_use]
@@ -45,14 +45,6 @@ impl FlowControl {
     ///
     /// The numbers are wider than any buffer, because Python's integers are.
     pub fn derive_limits(
-        high: Option<i128>,
-        low: Option<i128>,
-    ) -> Result<(u128, u128), (i128, i128)> {
-        Self::derive_limits_from(DEFAULT_HIGH, high, low)
-    }
-
-    /// [`FlowControl::derive_limits`] with another default than a socket's.
-    pub fn derive_limits_from(
         default_high: u128,
         high: Option<i128>,
         low: Option<i128>,
@@ -153,11 +145,12 @@ mod tests {
 
     #[test]
     fn limits_follow_from_each_other() {
-        assert_eq!(FlowControl::derive_limits(None, None), Ok((16 * 1024, 64 * 1024)));
-        assert_eq!(FlowControl::derive_limits(Some(100), None), Ok((25, 100)));
-        assert_eq!(FlowControl::derive_limits(None, Some(100)), Ok((100, 400)));
-        assert_eq!(FlowControl::derive_limits(Some(0), None), Ok((0, 0)));
-        assert_eq!(FlowControl::derive_limits(Some(1), Some(2)), Err((2, 1)));
-        assert_eq!(FlowControl::derive_limits(Some(-1), None), Err((-1, -1)));
+        let derive = |high, low| FlowControl::derive_limits(DEFAULT_HIGH, high, low);
+        assert_eq!(derive(None, None), Ok((16 * 1024, 64 * 1024)));
+        assert_eq!(derive(Some(100), None), Ok((25, 100)));
+        assert_eq!(derive(None, Some(100)), Ok((100, 400)));
+        assert_eq!(derive(Some(0), None), Ok((0, 0)));
+        assert_eq!(derive(Some(1), Some(2)), Err((2, 1)));
+        assert_eq!(derive(Some(-1), None), Err((-1, -1)));
     }
 }

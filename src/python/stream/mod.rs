@@ -32,4 +32,5 @@ mod transport;
 mod writing;
 
 pub(crate) use methods::Write;
+pub(crate) use state::Receiver;
 pub(crate) use transport::{Remote, StreamTransport};

@@ -6,6 +6,7 @@ use crate::driving::registration::{Direction, Event};
 use crate::driving::stream::Read;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
+use crate::python::tls::TlsProtocol;
 use crate::python::transports::{Endpoint, with_read_buffer};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -73,14 +74,21 @@ impl StreamTransport {
                 if data.as_bytes().is_empty() {
                     return Ok(());
                 }
-                let Receiver::Streaming { data_received } = &path.receiver else {
-                    return Ok(());
+                let context = path.context.bind(py);
+                let (called, method) = match &path.receiver {
+                    Receiver::Streaming { data_received } => (
+                        ffi::in_context(context, || data_received.call(data.as_any()).map(|_| ())),
+                        "data_received",
+                    ),
+                    Receiver::Tls(protocol) => (
+                        ffi::in_context(context, || TlsProtocol::receive(protocol.bind(py), &data)),
+                        "buffer_updated",
+                    ),
+                    Receiver::Buffered { .. } => return Ok(()),
                 };
-                let called =
-                    ffi::in_context(path.context.bind(py), || data_received.call(data.as_any()));
                 match called {
-                    Ok(_) => Ok(()),
-                    Err(error) => Self::protocol_failed(slf, error, "data_received"),
+                    Ok(()) => Ok(()),
+                    Err(error) => Self::protocol_failed(slf, error, method),
                 }
             }
             Received::Wanted(path) => Self::receive_into(slf, &path),

@@ -7,6 +7,7 @@ use crate::driving::registration::{Armed, Event};
 use crate::driving::stream::{self, Flushed, Read, Sink, StreamSocket};
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
+use crate::python::tls::TlsProtocol;
 use crate::python::transports::PacketMethod;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -26,6 +27,8 @@ pub(crate) enum Receiver {
     Streaming { data_received: PacketMethod },
     /// `asyncio.BufferedProtocol`
     Buffered { get_buffer: Py<PyAny>, buffer_updated: Py<PyAny> },
+    /// The native TLS protocol, which is called without Python.
+    Tls(Py<TlsProtocol>),
 }
 
 impl Receiver {
@@ -38,12 +41,16 @@ impl Receiver {
                 get_buffer: get_buffer.clone_ref(py),
                 buffer_updated: buffer_updated.clone_ref(py),
             },
+            Self::Tls(protocol) => Self::Tls(protocol.clone_ref(py)),
         }
     }
 
     /// Finds how `protocol` wants to receive.
     pub(crate) fn new(protocol: &Bound<'_, PyAny>) -> PyResult<Self> {
         let py = protocol.py();
+        if let Ok(protocol) = protocol.cast::<TlsProtocol>() {
+            return Ok(Self::Tls(protocol.clone().unbind()));
+        }
         if protocol.is_instance(imports::BUFFERED_PROTOCOL.get(py)?)? {
             return Ok(Self::Buffered {
                 get_buffer: protocol.getattr(intern!(py, "get_buffer"))?.unbind(),
@@ -52,6 +59,17 @@ impl Receiver {
         }
         let data_received = PacketMethod::new(protocol.getattr(intern!(py, "data_received"))?)?;
         Ok(Self::Streaming { data_received })
+    }
+
+    pub(crate) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Streaming { data_received } => data_received.visit(visit),
+            Self::Buffered { get_buffer, buffer_updated } => {
+                visit.call(get_buffer)?;
+                visit.call(buffer_updated)
+            }
+            Self::Tls(protocol) => visit.call(protocol),
+        }
     }
 }
 
@@ -246,13 +264,7 @@ impl StreamState {
         visit.call(&objects.event_loop)?;
         visit.call(&objects.sock)?;
         visit.call(&objects.protocol)?;
-        match &objects.read_path.receiver {
-            Receiver::Streaming { data_received } => data_received.visit(visit)?,
-            Receiver::Buffered { get_buffer, buffer_updated } => {
-                visit.call(get_buffer)?;
-                visit.call(buffer_updated)?;
-            }
-        }
+        objects.read_path.receiver.visit(visit)?;
         visit.call(&objects.server)?;
         visit.call(&objects.read_path.context)?;
         visit.call(&objects.write_context)

@@ -3,10 +3,12 @@
 use super::state::StreamState;
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
+use crate::python::shard::Shard;
 use crate::python::transports::{Call, Endpoint, Place, Transport};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
+use std::sync::Arc;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
@@ -40,6 +42,11 @@ impl Endpoint for StreamTransport {
 }
 
 impl StreamTransport {
+    /// Where the transport lives.
+    pub(crate) fn home(&self) -> &Arc<Shard> {
+        &self.place.home
+    }
+
     /// Forwards `call` if this is not the thread it has to run on; true if it did.
     pub(super) fn forward(
         slf: &Bound<'_, Self>,

@@ -26,7 +26,7 @@ enum Written {
 }
 
 impl StreamTransport {
-    pub(super) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(crate) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let bytes = data.cast::<PyBytes>();
         if bytes.is_err() {
             buffer::check(data)?;

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
 use pyo3::types::{PyDict, PyTuple};
 use pyo3::{PyClass, PyTypeInfo};
-use rloop_core::flow::{FlowChange, FlowControl};
+use rloop_core::flow::{DEFAULT_HIGH, FlowChange, FlowControl};
 
 /// A transport class.
 pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
@@ -176,7 +176,16 @@ pub(crate) fn extra_info(
 /// # Errors
 /// `ValueError` if there are no such marks.
 pub(crate) fn checked_limits(high: Option<i128>, low: Option<i128>) -> PyResult<(u128, u128)> {
-    FlowControl::derive_limits(high, low).map_err(|(low, high)| {
+    checked_limits_from(DEFAULT_HIGH, high, low)
+}
+
+/// [`checked_limits`] with another default than a socket's.
+pub(crate) fn checked_limits_from(
+    default_high: u128,
+    high: Option<i128>,
+    low: Option<i128>,
+) -> PyResult<(u128, u128)> {
+    FlowControl::derive_limits(default_high, high, low).map_err(|(low, high)| {
         PyValueError::new_err(format!("high ({high}) must be >= low ({low}) must be >= 0"))
     })
 }

@@ -12,7 +12,9 @@ mod packet_method;
 mod place;
 mod read_buffer;
 
-pub(crate) use endpoint::{Endpoint, checked_limits, extra_info, hold_socket, release_socket};
+pub(crate) use endpoint::{
+    Endpoint, checked_limits, checked_limits_from, extra_info, hold_socket, release_socket,
+};
 pub(crate) use packet_method::PacketMethod;
 pub(crate) use place::{Call, Place, Transport};
 pub(crate) use read_buffer::{MAX_READ_SIZE, with_read_buffer};

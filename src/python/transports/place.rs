@@ -6,6 +6,7 @@ use crate::python::datagram::{self, DatagramTransport};
 use crate::python::pipe::{ReadPipeTransport, ReadRemote, WritePipeTransport, WriteRemote};
 use crate::python::shard::{Shard, Work};
 use crate::python::stream::{self, StreamTransport};
+use crate::python::tls::{self, TlsProtocol};
 use pyo3::prelude::*;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -95,6 +96,7 @@ pub(crate) enum Call {
     Datagram(Py<DatagramTransport>, datagram::Remote),
     ReadPipe(Py<ReadPipeTransport>, ReadRemote),
     WritePipe(Py<WritePipeTransport>, WriteRemote),
+    Tls(Py<TlsProtocol>, tls::Remote),
 }
 
 impl Call {
@@ -114,6 +116,7 @@ impl Call {
             Self::WritePipe(transport, call) => {
                 WritePipeTransport::run_remote(transport.bind(py), call)
             }
+            Self::Tls(protocol, call) => TlsProtocol::run_remote(protocol.bind(py), call),
         }
     }
 
@@ -130,6 +133,8 @@ impl Call {
             Self::WritePipe(_, call) => {
                 matches!(call, WriteRemote::WriteEof | WriteRemote::Abort)
             }
+            // It remembers that itself.
+            Self::Tls(..) => false,
         }
     }
 
@@ -143,6 +148,7 @@ impl Call {
             Self::Datagram(transport, _) => visit(transport.as_any()),
             Self::ReadPipe(transport, _) => visit(transport.as_any()),
             Self::WritePipe(transport, _) => visit(transport.as_any()),
+            Self::Tls(protocol, _) => visit(protocol.as_any()),
         }
     }
 }

@@ -1,0 +1,185 @@
+//! From `write()` to ciphertext, and flow control.
+
+use super::protocol::{Remote, TlsProtocol};
+use super::state::{LARGEST_PIECE, Phase, WRITE_HIGH};
+use crate::python::imports;
+use crate::python::transports::{Endpoint, checked_limits_from};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use rloop_core::flow::FlowChange;
+
+/// After so many writes on a lost connection each further one is logged, as in `asyncio.constants`.
+const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
+
+/// How much an application may write while it is being told something before it is encrypted all the
+/// same, in bytes. It may be waiting to be paused.
+const MOST_GATHERED: usize = 64 * 1024;
+
+impl TlsProtocol {
+    pub(super) fn write(
+        slf: &Bound<'_, Self>,
+        chunks: impl IntoIterator<Item = PyBackedBytes>,
+    ) -> PyResult<()> {
+        let lost = {
+            let mut state = slf.get().state.lock();
+            if state.is_write_lost() {
+                let lost = state.writing.lost;
+                state.writing.lost = lost.saturating_add(1);
+                Some(lost)
+            } else {
+                for chunk in chunks {
+                    state.writing.backlog.push(chunk, 0);
+                }
+                let writing = &state.writing;
+                if state.phase != Phase::Wrapped
+                    || writing.is_gathering && writing.backlog.len() < MOST_GATHERED
+                {
+                    return Ok(());
+                }
+                None
+            }
+        };
+        match lost {
+            None => Self::or_fatal(slf, Self::send_backlog(slf, false)),
+            Some(lost) if lost >= LOG_THRESHOLD_FOR_CONNLOST_WRITES => {
+                imports::logger(slf.py())?
+                    .call_method1("warning", ("SSL connection is closed",))?;
+                Ok(())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Tells the application something. What it writes meanwhile leaves together when it returns.
+    pub(super) fn gathering<R>(
+        slf: &Bound<'_, Self>,
+        operation: impl FnOnce() -> PyResult<R>,
+    ) -> PyResult<R> {
+        let outer = std::mem::replace(&mut slf.get().state.lock().writing.is_gathering, true);
+        let told = operation();
+        let has_written = {
+            let mut state = slf.get().state.lock();
+            state.writing.is_gathering = outer;
+            !outer && !state.is_write_lost() && !state.writing.backlog.is_empty()
+        };
+        if !has_written {
+            return told;
+        }
+        let sent = Self::send_backlog(slf, false);
+        // The application's own failure comes first; it ends the connection like the other.
+        told.and_then(|value| sent.map(|()| value))
+    }
+
+    /// Encrypts the backlog and hands it down, as far as the transport below wants it; with
+    /// `everything`, all of it.
+    pub(super) fn send_backlog(slf: &Bound<'_, Self>, everything: bool) -> PyResult<()> {
+        let py = slf.py();
+        let Some(engine) = slf.get().engine() else {
+            return Ok(());
+        };
+        let mut encrypted = 0;
+        loop {
+            let piece = {
+                let mut state = slf.get().state.lock();
+                let writing = &mut state.writing;
+                if writing.is_encrypting || writing.is_held && !everything {
+                    break;
+                }
+                let Some(piece) = writing.next_piece(py)? else {
+                    break;
+                };
+                writing.is_encrypting = true;
+                piece
+            };
+            let written = engine.write(&piece.data, piece.part);
+            let used = {
+                let mut state = slf.get().state.lock();
+                state.writing.is_encrypting = false;
+                match written {
+                    Ok(Some(count)) => {
+                        encrypted += count;
+                        // The connection may have been lost meanwhile, and the backlog dropped.
+                        let count = count.min(state.writing.backlog.len());
+                        state.writing.backlog.advance(count)
+                    }
+                    Ok(None) => break,
+                    Err(error) => return Err(error),
+                }
+            };
+            drop(used);
+            if encrypted >= LARGEST_PIECE {
+                encrypted = 0;
+                Self::hand_down(slf, everything)?;
+            }
+        }
+        Self::send_records(slf, everything)
+    }
+
+    /// Sends the records there are, and sees to the flow control.
+    pub(super) fn send_records(slf: &Bound<'_, Self>, everything: bool) -> PyResult<()> {
+        Self::hand_down(slf, everything)?;
+        Self::control_writing(slf)
+    }
+
+    /// Hands down the records there are, if the transport below wants them or `everything` must go.
+    fn hand_down(slf: &Bound<'_, Self>, everything: bool) -> PyResult<()> {
+        let py = slf.py();
+        let (engine, lower) = {
+            let state = slf.get().state.lock();
+            let lower = state.links.lower.as_ref().filter(|_| everything || !state.writing.is_held);
+            (state.links.engine.clone(), lower.map(|lower| lower.clone_ref(py)))
+        };
+        if let (Some(engine), Some(lower)) = (engine, lower) {
+            let records = engine.take_records(py)?;
+            if !records.as_bytes().is_empty() {
+                return lower.write(&records);
+            }
+        }
+        Ok(())
+    }
+
+    /// The transport below can be written to again.
+    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().state.lock().writing.is_held = false;
+        // What is encrypted already comes first.
+        Self::send_records(slf, false)?;
+        let has_backlog = {
+            let state = slf.get().state.lock();
+            state.phase == Phase::Wrapped && !state.writing.backlog.is_empty()
+        };
+        if has_backlog { Self::or_fatal(slf, Self::send_backlog(slf, false)) } else { Ok(()) }
+    }
+
+    /// Tells the application to pause or to resume writing, by how much of it waits.
+    pub(super) fn control_writing(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let waiting = slf.get().write_buffer_size(slf.py())?;
+        let change = {
+            let flow = &mut slf.get().state.lock().writing.flow;
+            match flow.reached(waiting) {
+                FlowChange::Unchanged => flow.shrunk(waiting),
+                change => change,
+            }
+        };
+        Self::apply_flow_change(slf, change)
+    }
+
+    pub(super) fn set_write_limits(
+        slf: &Bound<'_, Self>,
+        high: Option<i128>,
+        low: Option<i128>,
+    ) -> PyResult<()> {
+        let (low, high) = checked_limits_from(WRITE_HIGH, high, low)?;
+        slf.get().state.lock().writing.flow.set_limits(low, high);
+        Self::call(slf, Remote::ReviewFlow)
+    }
+
+    /// What was written and not handed down, and records that no write asked for.
+    pub(super) fn write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
+        let (backlog, engine) = {
+            let state = self.state.lock();
+            let writing = &state.writing;
+            (writing.backlog.len(), state.links.engine.clone().filter(|_| writing.is_held))
+        };
+        Ok(backlog + engine.map_or(Ok(0), |engine| engine.unsent(py))?)
+    }
+}
