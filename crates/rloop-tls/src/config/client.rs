@@ -1,0 +1,74 @@
+//! The configuration of clients.
+
+use super::{Refused, Settings, VerifyMode};
+use crate::verify::{AcceptAnyServer, ServerVerifier};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use std::sync::Arc;
+
+/// What was asked of a client's context.
+#[derive(Clone, Default)]
+pub struct ClientSettings {
+    /// What both sides have.
+    pub common: Settings,
+    /// The server's certificate must be for the name that was connected to.
+    pub check_hostname: bool,
+    /// Sessions are taken up again where the server allows it.
+    pub resume: bool,
+}
+
+/// A client's configuration, shared by its connections.
+pub struct ClientSetup {
+    config: Arc<ClientConfig>,
+    verify: VerifyMode,
+}
+
+impl ClientSetup {
+    /// Makes a configuration that does exactly what was asked.
+    ///
+    /// # Errors
+    /// The reason why rustls cannot.
+    pub fn new(settings: &ClientSettings) -> Result<Self, Refused> {
+        let common = &settings.common;
+        let provider = common.provider()?;
+        let algorithms = provider.signature_verification_algorithms;
+        let verifier: Arc<dyn ServerCertVerifier> = match common.verify {
+            VerifyMode::None => Arc::new(AcceptAnyServer { algorithms }),
+            VerifyMode::Optional | VerifyMode::Required => Arc::new(ServerVerifier {
+                trust: common.trust(&provider)?,
+                check_hostname: settings.check_hostname,
+                algorithms,
+            }),
+        };
+        let identities = common.identities(&provider)?;
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&common.versions()?)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = if identities.is_empty() {
+            builder.with_no_client_auth()
+        } else {
+            builder.with_client_cert_resolver(Arc::new(identities))
+        };
+        config.alpn_protocols.clone_from(&common.alpn);
+        config.enable_secret_extraction = true;
+        if !settings.resume {
+            config.resumption = Resumption::disabled();
+        }
+        if let Some(key_log) = &common.key_log {
+            config.key_log = Arc::clone(key_log);
+        }
+        Ok(Self { config: Arc::new(config), verify: common.verify })
+    }
+
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// Whether the server's certificate is checked.
+    #[must_use]
+    pub fn verify_mode(&self) -> VerifyMode {
+        self.verify
+    }
+}

@@ -1,0 +1,186 @@
+//! The handshake: rustls, without buffers of its own, until both sides may send data.
+//!
+//! rustls gets one record at a time. When it reports the end of the handshake and holds nothing
+//! back, no record of the next phase has been touched, so [`super::traffic`] can take over the keys.
+
+use super::negotiated::Negotiated;
+use super::record::{Framed, frame};
+use super::traffic::{Kernel, Traffic};
+use crate::error::TlsError;
+use crate::verify;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+
+/// The rustls connection of one side.
+pub(super) enum Connection {
+    Client(Box<UnbufferedClientConnection>),
+    Server(Box<UnbufferedServerConnection>),
+}
+
+/// What one look at the received bytes led to.
+enum Step {
+    /// Call again: there was something to send.
+    Again,
+    /// rustls waits for a record that it has not seen.
+    NeedsRecord,
+    /// Data may be sent.
+    Done,
+}
+
+impl Step {
+    /// A server may send before it has heard the end of the handshake, and we do not.
+    fn unless(self, is_handshaking: bool) -> Self {
+        match self {
+            Self::Done if is_handshaking => Self::NeedsRecord,
+            step => step,
+        }
+    }
+}
+
+/// How far the handshake is.
+pub(super) enum Progress {
+    /// More has to be received first.
+    Waiting,
+    /// It is over.
+    Done,
+}
+
+impl Connection {
+    /// Goes on with what is in `received`; `offered` is how much of it rustls has seen and kept.
+    ///
+    /// Used bytes are removed from `received`, and records to send are appended to `outgoing`, an
+    /// alert included if this fails.
+    pub(super) fn advance(
+        &mut self,
+        received: &mut Vec<u8>,
+        offered: &mut usize,
+        outgoing: &mut Vec<u8>,
+    ) -> Result<Progress, TlsError> {
+        loop {
+            let (discard, step) = self.step(&mut received[..*offered], outgoing);
+            received.drain(..discard);
+            *offered -= discard;
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::Done) if *offered == 0 => return Ok(Progress::Done),
+                Ok(Step::NeedsRecord | Step::Done) => match frame(&received[*offered..]) {
+                    Framed::Incomplete { .. } => return Ok(Progress::Waiting),
+                    Framed::Record { len, .. } => *offered += len,
+                    // It is for rustls to refuse.
+                    Framed::Malformed(_) => *offered = received.len(),
+                },
+                Err(error) => {
+                    let error = verify::take_failure()
+                        .map_or_else(|| TlsError::from(error), TlsError::Certificate);
+                    self.take_alert(outgoing);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        received: &mut [u8],
+        outgoing: &mut Vec<u8>,
+    ) -> (usize, Result<Step, rustls::Error>) {
+        match self {
+            Self::Client(connection) => {
+                let (discard, step) = step(connection.process_tls_records(received), outgoing);
+                (discard, step.map(|step| step.unless(connection.is_handshaking())))
+            }
+            Self::Server(connection) => {
+                let (discard, step) = step(connection.process_tls_records(received), outgoing);
+                (discard, step.map(|step| step.unless(connection.is_handshaking())))
+            }
+        }
+    }
+
+    /// Fetches the alert that a failed handshake leaves behind, and nothing else: rustls must not
+    /// look at the input again.
+    fn take_alert(&mut self, outgoing: &mut Vec<u8>) {
+        while self.wants_write() {
+            if self.step(&mut [], outgoing).1.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn wants_write(&self) -> bool {
+        match self {
+            Self::Client(connection) => connection.wants_write(),
+            Self::Server(connection) => connection.wants_write(),
+        }
+    }
+
+    /// What was agreed upon; the handshake must be over.
+    pub(super) fn negotiated(&self) -> Negotiated {
+        match self {
+            Self::Client(connection) => Negotiated::of(connection),
+            Self::Server(connection) => Negotiated::of(connection),
+        }
+    }
+
+    /// Takes the keys out of rustls.
+    pub(super) fn into_traffic(self) -> Result<Traffic, rustls::Error> {
+        match self {
+            Self::Client(connection) => {
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+                let suite = kernel.negotiated_cipher_suite();
+                Traffic::new(Kernel::Client(kernel), &secrets, suite)
+            }
+            Self::Server(connection) => {
+                let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
+                let suite = kernel.negotiated_cipher_suite();
+                Traffic::new(Kernel::Server(kernel), &secrets, suite)
+            }
+        }
+    }
+}
+
+/// The two sides of rustls have the same states in different types.
+trait Side {}
+impl Side for ClientConnectionData {}
+impl Side for ServerConnectionData {}
+
+fn step<S: Side>(
+    status: UnbufferedStatus<'_, '_, S>,
+    outgoing: &mut Vec<u8>,
+) -> (usize, Result<Step, rustls::Error>) {
+    let UnbufferedStatus { discard, state } = status;
+    let step = match state {
+        Err(error) => Err(error),
+        Ok(ConnectionState::EncodeTlsData(state)) => encode(state, outgoing),
+        Ok(ConnectionState::TransmitTlsData(state)) => {
+            // What was encoded is in the caller's hands; it is sent before anything else.
+            state.done();
+            Ok(Step::Again)
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Step::NeedsRecord),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
+        Ok(state) => Err(rustls::Error::General(format!("{state:?} in the handshake"))),
+    };
+    (discard, step)
+}
+
+fn encode<S: Side>(
+    mut state: EncodeTlsData<'_, S>,
+    outgoing: &mut Vec<u8>,
+) -> Result<Step, rustls::Error> {
+    let start = outgoing.len();
+    let mut room = 0;
+    loop {
+        outgoing.resize(start + room, 0);
+        match state.encode(&mut outgoing[start..]) {
+            Ok(len) => {
+                outgoing.truncate(start + len);
+                return Ok(Step::Again);
+            }
+            Err(EncodeError::InsufficientSize(error)) => room = error.required_size,
+            Err(error @ EncodeError::AlreadyEncoded) => {
+                return Err(rustls::Error::General(error.to_string()));
+            }
+        }
+    }
+}

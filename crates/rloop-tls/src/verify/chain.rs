@@ -1,0 +1,299 @@
+//! Paths from a peer's certificate to a trusted one.
+
+use super::failure::VerifyFailure;
+use super::rules::{self, Purpose};
+use super::strict;
+use crate::certificate::{Certificate, seconds_since_epoch};
+use crate::der::{Reader, tag};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime,
+};
+use std::cell::Cell;
+use std::collections::HashSet;
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
+};
+
+/// Which certificates of a path are looked up in the revocation lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RevocationCheck {
+    /// None: the lists are not used.
+    #[default]
+    Off,
+    /// The peer's own (`ssl.VERIFY_CRL_CHECK_LEAF`).
+    Leaf,
+    /// All (`ssl.VERIFY_CRL_CHECK_CHAIN`).
+    Chain,
+}
+
+/// How trusted certificates are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrustOptions {
+    /// A path may end at any trusted certificate, not just at one that signed itself
+    /// (`ssl.VERIFY_X509_PARTIAL_CHAIN`).
+    pub partial_chain: bool,
+    /// `ssl.VERIFY_X509_STRICT`
+    pub strict: bool,
+    /// Use of the revocation lists.
+    pub revocation: RevocationCheck,
+}
+
+/// A trusted certificate at which a path may end.
+struct Anchor {
+    der: CertificateDer<'static>,
+}
+
+/// A revocation list, and from when on it is valid, in seconds since 1970.
+struct Crl {
+    list: CertRevocationList<'static>,
+    this_update: i64,
+}
+
+/// The certificates and revocation lists that a peer's certificate is checked against.
+pub struct Trust {
+    options: TrustOptions,
+    /// One for each of `anchors`, at the same index.
+    webpki_anchors: Vec<TrustAnchor<'static>>,
+    anchors: Vec<Anchor>,
+    /// Trusted certificates at which no path may end, but through which one may go.
+    intermediates: Vec<CertificateDer<'static>>,
+    trusted: HashSet<CertificateDer<'static>>,
+    crls: Vec<Crl>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Trust {
+    /// Sorts out what each certificate can be used for. What cannot be read is trusted for nothing.
+    ///
+    /// # Errors
+    /// A reason if a revocation list cannot be used, because a certificate on it would else be
+    /// accepted.
+    pub(crate) fn new(
+        certificates: impl IntoIterator<Item = CertificateDer<'static>>,
+        crls: &[CertificateRevocationListDer<'_>],
+        options: TrustOptions,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<Self, String> {
+        let mut trust = Self {
+            options,
+            webpki_anchors: Vec::new(),
+            anchors: Vec::new(),
+            intermediates: Vec::new(),
+            trusted: HashSet::new(),
+            crls: Vec::new(),
+            algorithms,
+        };
+        for certificate in certificates {
+            trust.add(certificate);
+        }
+        if options.revocation != RevocationCheck::Off {
+            trust.crls = crls.iter().map(read_crl).collect::<Result<_, _>>()?;
+        }
+        Ok(trust)
+    }
+
+    fn add(&mut self, certificate: CertificateDer<'static>) {
+        let Some(parsed) = Certificate::parse(&certificate) else { return };
+        let is_end = self.options.partial_chain || parsed.is_self_signed();
+        if !self.trusted.insert(certificate.clone()) {
+            return;
+        }
+        if !is_end {
+            self.intermediates.push(certificate);
+        } else if let Ok(anchor) = webpki::anchor_from_trusted_cert(&certificate) {
+            self.webpki_anchors.push(anchor.to_owned());
+            self.anchors.push(Anchor { der: certificate });
+        }
+    }
+
+    /// Checks the certificate that a peer presented, with those that it sent along.
+    pub(super) fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        sent: &[CertificateDer<'_>],
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Result<(), VerifyFailure> {
+        if self.trusted.contains(leaf)
+            && let Some(outcome) = self.check_trusted_leaf(leaf, purpose, now)
+        {
+            return outcome;
+        }
+        let end = EndEntityCert::try_from(leaf).map_err(|error| VerifyFailure::from(&error))?;
+        let usage = match purpose {
+            Purpose::Server => KeyUsage::server_auth(),
+            Purpose::Client => KeyUsage::client_auth(),
+        };
+        let intermediates: Vec<_> = sent.iter().chain(&self.intermediates).cloned().collect();
+        let crls = self.crls_at(now);
+        let revocation = match self.options.revocation {
+            RevocationCheck::Off => None,
+            _ if crls.is_empty() => return Err(VerifyFailure::UNABLE_TO_GET_CRL),
+            depth => RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
+                builder
+                    .with_depth(match depth {
+                        RevocationCheck::Leaf => RevocationCheckDepth::EndEntity,
+                        _ => RevocationCheckDepth::Chain,
+                    })
+                    .with_status_policy(UnknownStatusPolicy::Deny)
+                    .with_expiration_policy(ExpirationPolicy::Enforce)
+                    .build()
+            }),
+        };
+        let refused = Cell::new(None);
+        let check_path = |path: &VerifiedPath<'_>| {
+            self.check_path(path, purpose, now).map_err(|failure| {
+                refused.set(Some(failure));
+                webpki::Error::UnknownIssuer
+            })
+        };
+        end.verify_for_usage(
+            self.algorithms.all,
+            &self.webpki_anchors,
+            &intermediates,
+            now,
+            usage,
+            revocation,
+            Some(&check_path),
+        )
+        .map(|_| ())
+        .map_err(|error| match (error, refused.get()) {
+            (webpki::Error::UnknownIssuer, Some(failure)) => failure,
+            (webpki::Error::UnknownIssuer, None) => unknown_issuer(leaf, sent),
+            (error, _) => VerifyFailure::from(&error),
+        })
+    }
+
+    /// What OpenSSL checks of a path that webpki accepts.
+    fn check_path(
+        &self,
+        path: &VerifiedPath<'_>,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Result<(), VerifyFailure> {
+        let anchor = self
+            .webpki_anchors
+            .iter()
+            .position(|anchor| std::ptr::eq(anchor, path.anchor()))
+            .map(|index| &self.anchors[index].der)
+            .ok_or(VerifyFailure::UNSPECIFIED)?;
+        let ders: Vec<CertificateDer<'_>> = std::iter::once(path.end_entity().der())
+            .chain(path.intermediate_certificates().map(webpki::Cert::der))
+            .chain(std::iter::once(CertificateDer::from(anchor.as_ref())))
+            .collect();
+        let certificates = ders
+            .iter()
+            .map(|der| Certificate::parse(der))
+            .collect::<Option<Vec<_>>>()
+            .ok_or(VerifyFailure::INVALID_EXTENSION)?;
+        let [leaf, authorities @ ..] = certificates.as_slice() else {
+            return Err(VerifyFailure::UNSPECIFIED);
+        };
+        rules::check_end(leaf, purpose)?;
+        let mut below = 0;
+        for authority in authorities {
+            rules::check_authority(authority, purpose, below)?;
+            below += usize::from(!authority.is_self_issued());
+        }
+        if self.options.strict {
+            strict::check_path(&certificates.iter().collect::<Vec<_>>())?;
+        }
+        // webpki has checked the time of the others.
+        if let Some(anchor) = authorities.last() {
+            rules::check_time(anchor, now.as_secs())?;
+            self.check_anchor_revocation(anchor)?;
+        }
+        Ok(())
+    }
+
+    /// OpenSSL looks up the last certificate of a path too when it checks them all.
+    fn check_anchor_revocation(&self, anchor: &Certificate<'_>) -> Result<(), VerifyFailure> {
+        if self.options.revocation != RevocationCheck::Chain {
+            return Ok(());
+        }
+        let is_revoked = self
+            .crls
+            .iter()
+            .filter(|crl| crl.list.issuer() == anchor.issuer)
+            .any(|crl| !matches!(crl.list.find_serial(anchor.serial_number), Ok(None)));
+        if is_revoked { Err(VerifyFailure::CERT_REVOKED) } else { Ok(()) }
+    }
+
+    /// A trusted certificate that is presented itself needs no other to vouch for it. `None` if it is
+    /// not trusted in that way.
+    fn check_trusted_leaf(
+        &self,
+        leaf: &CertificateDer<'_>,
+        purpose: Purpose,
+        now: UnixTime,
+    ) -> Option<Result<(), VerifyFailure>> {
+        let parsed = Certificate::parse(leaf)?;
+        if !self.options.partial_chain && !parsed.is_self_signed() {
+            return None;
+        }
+        if self.options.revocation != RevocationCheck::Off {
+            // It would have to be on, or off, a list of its own.
+            return Some(Err(VerifyFailure::UNABLE_TO_GET_CRL));
+        }
+        // Refuses what webpki cannot read, such as an unknown critical extension.
+        let readable = EndEntityCert::try_from(leaf).map_err(|error| VerifyFailure::from(&error));
+        Some(readable.and_then(|_| {
+            rules::check_end(&parsed, purpose)?;
+            rules::check_time(&parsed, now.as_secs())
+        }))
+    }
+
+    /// The lists that are valid already.
+    fn crls_at(&self, now: UnixTime) -> Vec<&CertRevocationList<'static>> {
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        self.crls.iter().filter(|crl| crl.this_update <= now).map(|crl| &crl.list).collect()
+    }
+}
+
+/// Checks that a certificate is for `name`.
+pub(super) fn check_name(
+    leaf: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+) -> Result<(), VerifyFailure> {
+    EndEntityCert::try_from(leaf)
+        .and_then(|end| end.verify_is_valid_for_subject_name(name))
+        .map_err(|_| match name {
+            ServerName::IpAddress(_) => VerifyFailure::IP_ADDRESS_MISMATCH,
+            _ => VerifyFailure::HOSTNAME_MISMATCH,
+        })
+}
+
+/// Tells the ways apart in which a path can fail to reach a trusted certificate.
+fn unknown_issuer(leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>]) -> VerifyFailure {
+    let is_self_issued = |der: &CertificateDer<'_>| {
+        Certificate::parse(der).is_some_and(|certificate| certificate.is_self_issued())
+    };
+    if is_self_issued(leaf) {
+        VerifyFailure::DEPTH_ZERO_SELF_SIGNED_CERT
+    } else if sent.iter().any(is_self_issued) {
+        VerifyFailure::SELF_SIGNED_CERT_IN_CHAIN
+    } else {
+        VerifyFailure::UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    }
+}
+
+fn read_crl(der: &CertificateRevocationListDer<'_>) -> Result<Crl, String> {
+    let list = webpki::OwnedCertRevocationList::from_der(der.as_ref())
+        .map_err(|error| format!("a certificate revocation list cannot be used: {error}"))?;
+    let this_update = this_update(der.as_ref())
+        .ok_or("a certificate revocation list cannot be used: it has no date")?;
+    Ok(Crl { list: list.into(), this_update })
+}
+
+/// When a revocation list begins to be valid.
+fn this_update(der: &[u8]) -> Option<i64> {
+    let mut signed =
+        Reader::new(der).expect(tag::SEQUENCE)?.inside().expect(tag::SEQUENCE)?.inside();
+    signed.optional(tag::INTEGER);
+    signed.expect(tag::SEQUENCE)?;
+    signed.expect(tag::SEQUENCE)?;
+    let time = signed.value()?;
+    seconds_since_epoch((time.tag, time.content))
+}

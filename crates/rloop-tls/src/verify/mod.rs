@@ -1,0 +1,28 @@
+//! Whether a peer's certificate is trusted, by OpenSSL's rules as far as these are stricter.
+//!
+//! # Theory of operation
+//!
+//! webpki builds and checks the path ([`chain`]). Some of what OpenSSL checks, webpki does not: the
+//! validity and the extensions of the trusted certificate at the end, key usage, and what
+//! `VERIFY_X509_STRICT` adds. Each candidate path goes through these as well ([`rules`], [`strict`]).
+//! A certificate passes only if both sides would pass it, except that a trusted certificate may be
+//! presented itself, which OpenSSL allows and webpki cannot express.
+//!
+//! # How a failure gets out
+//!
+//! rustls wants an error of its own, from which it makes the alert. OpenSSL's code is more precise, so
+//! it is put aside in a thread-local ([`take_failure`]): rustls calls a verifier inside of
+//! `process_tls_records`, and the session asks for it when that returns.
+
+mod chain;
+mod failure;
+mod rules;
+mod strict;
+#[cfg(test)]
+mod tests;
+mod verifiers;
+
+pub use chain::{RevocationCheck, Trust, TrustOptions};
+pub use failure::VerifyFailure;
+pub(crate) use failure::take_failure;
+pub(crate) use verifiers::{AcceptAnyServer, ClientVerifier, ServerVerifier};
