@@ -138,10 +138,56 @@ impl Session {
         self.close_sent
     }
 
-    /// Bytes of plaintext that [`Self::receive`] may need room for when it gets `input` bytes.
+    /// Bytes of room that [`Self::receive`] needs when it gets `input`: one more than the plaintext
+    /// that is in it, as a rule.
     #[must_use]
-    pub fn plaintext_bound(&self, input: usize) -> usize {
-        self.received.len() + input
+    pub fn plaintext_bound(&self, input: &[u8]) -> usize {
+        match &self.state {
+            State::Failed => 0,
+            // What comes behind the handshake is looked at when it is there.
+            State::Accepting { .. } | State::Handshaking { .. } => {
+                self.received.len() + input.len()
+            }
+            State::Established { .. } if self.peer_closed => 0,
+            State::Established { traffic } => self.opened_bound(traffic, input),
+        }
+    }
+
+    fn opened_bound(&self, traffic: &Traffic, input: &[u8]) -> usize {
+        let (mut bound, mut rest) = (0, input);
+        let mut add = |len| bound += traffic.opened_len(len).saturating_sub(traffic.spare_len());
+        if !self.received.is_empty() {
+            let Some(len) = self.begun_record_len(input) else { return 0 };
+            let Some((_, after)) = rest.split_at_checked(len - self.received.len()) else {
+                return 0;
+            };
+            add(len);
+            rest = after;
+        }
+        while let Framed::Record { len, .. } = frame(rest) {
+            add(len);
+            rest = &rest[len..];
+        }
+        bound + traffic.spare_len()
+    }
+
+    /// The length of the record that has begun, if its header is complete with `input`.
+    fn begun_record_len(&self, input: &[u8]) -> Option<usize> {
+        let mut header = [0; record::HEADER_LEN];
+        let known = self.received.iter().chain(input);
+        let mut count = 0;
+        for (byte, value) in header.iter_mut().zip(known) {
+            *byte = *value;
+            count += 1;
+        }
+        match frame(&header[..count]) {
+            Framed::Record { len, .. } | Framed::Incomplete { wanted: len }
+                if count == record::HEADER_LEN =>
+            {
+                Some(len)
+            }
+            _ => None,
+        }
     }
 
     /// Takes bytes of the peer, and writes their plaintext to the beginning of `output`.
@@ -151,7 +197,7 @@ impl Session {
     /// # Panics
     /// If `output` is shorter than [`Self::plaintext_bound`].
     pub fn receive(&mut self, input: &[u8], output: &mut [u8]) -> Received {
-        assert!(output.len() >= self.plaintext_bound(input.len()), "the output is too short");
+        debug_assert!(output.len() >= self.plaintext_bound(input), "the output is too short");
         let mut plaintext = 0;
         let outcome = self.try_receive(input, output, &mut plaintext);
         if outcome.is_err() {
@@ -166,7 +212,8 @@ impl Session {
         &mut self.outgoing
     }
 
-    /// Bytes that [`Self::send`] needs room for when it gets `plaintext` bytes.
+    /// Bytes of room that [`Self::send`] needs when it gets `plaintext` bytes: as many as it fills,
+    /// as a rule.
     #[must_use]
     pub fn sealed_bound(&self, plaintext: usize) -> usize {
         let State::Established { traffic } = &self.state else { return self.outgoing.len() };

@@ -110,6 +110,21 @@ impl Protection {
         self.sequence >= self.limit
     }
 
+    /// True if this key may protect so many more records.
+    pub(crate) fn suffices_for(&self, records: usize) -> bool {
+        self.limit.saturating_sub(self.sequence) >= records as u64
+    }
+
+    /// Room that a record of `len` bytes, header included, is opened into.
+    pub(crate) fn opened_len(&self, len: usize) -> usize {
+        len.saturating_sub(HEADER_LEN + self.layout.prefix_len() + TAG_LEN)
+    }
+
+    /// Bytes of that room that are not content: the content type of TLS 1.3.
+    pub(crate) fn spare_len(&self) -> usize {
+        usize::from(self.layout == Layout::Tls13)
+    }
+
     #[cfg(test)]
     pub(crate) fn limit_to(&mut self, records: u64) {
         self.limit = self.sequence + records;
@@ -178,7 +193,7 @@ impl Protection {
     /// `kind` is the type in the record's header. `output` may be overwritten beyond the content.
     ///
     /// # Panics
-    /// If `output` is shorter than the record.
+    /// If `output` is shorter than [`Self::opened_len`].
     pub(crate) fn open(
         &mut self,
         kind: ContentType,

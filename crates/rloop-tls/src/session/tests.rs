@@ -59,7 +59,7 @@ fn name() -> ServerName<'static> {
 
 /// Gives the session `input` and returns the plaintext.
 fn receive(session: &mut Session, input: &[u8]) -> Result<Vec<u8>, TlsError> {
-    let mut output = vec![0xee; session.plaintext_bound(input.len())];
+    let mut output = vec![0xee; session.plaintext_bound(input)];
     let received = session.receive(input, &mut output);
     output.truncate(received.plaintext);
     received.outcome.map(|()| output)
@@ -299,7 +299,7 @@ fn a_changed_record_is_not_delivered() {
         let mut bad = send(&mut client, b"bad");
         *bad.last_mut().unwrap() ^= 1;
         let both = [good, bad].concat();
-        let mut output = vec![0; server.plaintext_bound(both.len())];
+        let mut output = vec![0; server.plaintext_bound(&both)];
         let received = server.receive(&both, &mut output);
         assert_eq!(&output[..received.plaintext], b"good");
         let expected = Reason::DecryptionFailedOrBadRecordMac;

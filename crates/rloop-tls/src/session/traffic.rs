@@ -163,11 +163,25 @@ impl Traffic {
         self.peer_closed
     }
 
-    /// Bytes that `plaintext` becomes when it is sent, at most.
+    /// Bytes that `plaintext` becomes when it is sent: exactly, unless the key is renewed.
     pub(super) fn sealed_len(&self, plaintext: usize) -> usize {
         let records = plaintext.div_ceil(MAX_PLAINTEXT);
-        // One more for the key update that may have to go between two of them.
-        plaintext + records * self.sending.overhead() + self.sending.overhead() + KEY_UPDATE_LEN
+        let renewal = if self.sending.suffices_for(records) {
+            0
+        } else {
+            self.sending.overhead() + KEY_UPDATE_LEN
+        };
+        plaintext + records * self.sending.overhead() + renewal
+    }
+
+    /// Room that a record of `len` bytes, header included, is opened into.
+    pub(super) fn opened_len(&self, len: usize) -> usize {
+        self.receiving.opened_len(len)
+    }
+
+    /// Bytes of that room that are not content.
+    pub(super) fn spare_len(&self) -> usize {
+        self.receiving.spare_len()
     }
 
     /// Opens one whole record into `output`; returns how many bytes of data it brought.
