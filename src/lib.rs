@@ -22,6 +22,8 @@ mod _rloop {
     #[pymodule_export]
     use crate::python::pipe::{ReadPipeTransport, WritePipeTransport};
     #[pymodule_export]
+    use crate::python::rustls::{RustlsObject, RustlsSetup};
+    #[pymodule_export]
     use crate::python::stream::StreamTransport;
     #[pymodule_export]
     use crate::python::tls::{TlsProtocol, TlsTransport};

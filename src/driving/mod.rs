@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod datagram;
 pub(crate) mod driver;
+pub(crate) mod key_log;
 pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;

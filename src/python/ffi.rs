@@ -220,6 +220,30 @@ pub(crate) fn call_in_context<'py>(
     in_context(context, || callback.call1(arguments))
 }
 
+/// A new `bytes` object that `fill` writes: it gets `capacity` bytes, all zero, and returns how many of
+/// them are kept. The object is not moved, unless much less is kept.
+///
+/// # Errors
+/// `MemoryError`
+///
+/// # Panics
+/// If `fill` returns more than `capacity`.
+pub(crate) fn bytes_with(
+    py: Python<'_>,
+    capacity: usize,
+    fill: impl FnOnce(&mut [u8]) -> usize,
+) -> PyResult<Bound<'_, PyBytes>> {
+    let made = bytes_filled_by(py, capacity, |target| {
+        target.fill(MaybeUninit::new(0));
+        // SAFETY: every byte was just written.
+        let target = unsafe { target.assume_init_mut() };
+        let len = fill(target);
+        Ok(Some(&mut target[..len]))
+    })?;
+    // There is always something, if only of length 0.
+    Ok(made.unwrap_or_else(|| PyBytes::new(py, b"")))
+}
+
 /// Runs `operation` on the bytes of a bytes-like object, without copying them.
 ///
 /// Another thread may change a mutable object meanwhile; as with `socket.send`, which releases the

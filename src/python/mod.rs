@@ -14,6 +14,7 @@
 //! | the datagram transport | `datagram` |
 //! | the pipe transports | `pipe` |
 //! | TLS over any transport | `tls` |
+//! | the fast TLS engine | `rustls` |
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
 //! | the end of the interpreter | `exit` |
@@ -34,6 +35,7 @@ pub(crate) mod handle;
 pub(crate) mod homes;
 pub(crate) mod imports;
 pub(crate) mod pipe;
+pub(crate) mod rustls;
 pub(crate) mod shard;
 pub(crate) mod sockets;
 pub(crate) mod stream;

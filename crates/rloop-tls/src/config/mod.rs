@@ -14,8 +14,9 @@ use crate::verify::{Trust, TrustOptions};
 pub use client::{ClientSettings, ClientSetup};
 use identity::Identities;
 pub use pem::{Certificates, read_certificates};
+pub use rustls::KeyLog;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::{KeyLog, NamedGroup, SupportedProtocolVersion};
+use rustls::{NamedGroup, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 pub use server::{ServerSettings, ServerSetup};
 use std::fmt;
@@ -26,7 +27,9 @@ use std::sync::Arc;
 pub struct Refused(Box<str>);
 
 impl Refused {
-    pub(crate) fn new(reason: impl Into<Box<str>>) -> Self {
+    /// A refusal for this reason.
+    #[must_use]
+    pub fn new(reason: impl Into<Box<str>>) -> Self {
         Self(reason.into())
     }
 }

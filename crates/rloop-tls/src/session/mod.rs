@@ -30,7 +30,7 @@ pub use negotiated::{Negotiated, cipher_name};
 use record::{Framed, Malformed, frame};
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use std::sync::Arc;
 use traffic::{Traffic, alert};
 
@@ -75,11 +75,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// A client that connects to `name`, which is sent and verified as the setup says.
+    /// A client that connects to `name`, which is sent and verified as the setup says. Without a name,
+    /// none is sent, and certificates for any are refused if the setup checks it.
     ///
     /// # Errors
     /// What rustls says about a configuration that cannot work.
-    pub fn client(setup: &ClientSetup, name: ServerName<'static>) -> Result<Self, TlsError> {
+    pub fn client(
+        setup: &ClientSetup,
+        name: Option<ServerName<'static>>,
+    ) -> Result<Self, TlsError> {
+        // rustls sends no addresses, and no certificate is for this one.
+        let name = name.unwrap_or(ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4]))));
         let connection = UnbufferedClientConnection::new(setup.config(), name)?;
         let mut session = Self::new(State::Handshaking {
             connection: Connection::Client(Box::new(connection)),

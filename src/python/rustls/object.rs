@@ -1,0 +1,398 @@
+//! `RustlsObject`: one connection. It is the engine's half of a connection and, for the application,
+//! what `get_extra_info("ssl_object")` returns.
+//!
+//! The methods that move bytes are called on the connection's home thread. Those that tell about the
+//! connection may be called from any: what they tell does not change after the handshake.
+//!
+//! The lock guards the session. It is held while the session works, detached from Python when that
+//! takes long; no Python code runs under it.
+
+use super::certificate;
+use super::error::exception;
+use super::setup::{RustlsSetup, Side};
+use crate::python::ffi;
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyNotImplementedError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList};
+use rloop_tls::certificate::describe;
+use rloop_tls::config::VerifyMode;
+use rloop_tls::error::TlsError;
+use rloop_tls::session::{Negotiated, Received, Session};
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+/// From so many bytes on, protection of records is worth letting other threads run meanwhile.
+const DETACH_FROM: usize = 64 * 1024;
+
+/// A session and what it has not handed over yet.
+struct Connection {
+    session: Session,
+    /// Decrypted, in order.
+    plaintext: VecDeque<Py<PyBytes>>,
+    /// Encrypted, in order.
+    records: VecDeque<Py<PyBytes>>,
+    /// What ended the connection, until somebody is told.
+    failure: Option<TlsError>,
+}
+
+/// A TLS connection of the fast engine.
+#[pyclass(frozen, weakref, module = "rloop._rloop")]
+pub(crate) struct RustlsObject {
+    connection: Mutex<Connection>,
+    negotiated: OnceLock<Arc<Negotiated>>,
+    side: Side,
+    server_hostname: Option<String>,
+    /// The `ssl.SSLContext`; only garbage collection takes it.
+    context: Mutex<Option<Py<PyAny>>>,
+}
+
+impl RustlsObject {
+    /// Takes received ciphertext, and decrypts it.
+    pub(crate) fn feed(&self, py: Python<'_>, ciphertext: &[u8]) -> PyResult<()> {
+        let room = {
+            let connection = self.connection.lock();
+            connection.session.plaintext_bound(ciphertext)
+        };
+        // A handshake takes long as well.
+        let is_long = ciphertext.len() >= DETACH_FROM || !self.is_established();
+        let receive =
+            |target: &mut [u8]| self.connection.lock().session.receive(ciphertext, target);
+        let mut outcome = Ok(());
+        let plaintext = ffi::bytes_with(py, room, |target| {
+            let received = if is_long { py.detach(|| receive(target)) } else { receive(target) };
+            let Received { plaintext, outcome: ended } = received;
+            outcome = ended;
+            plaintext
+        })?;
+        let mut connection = self.connection.lock();
+        if let Some(negotiated) = connection.session.negotiated() {
+            self.negotiated.get_or_init(|| Arc::clone(negotiated));
+        }
+        if let Err(error) = outcome {
+            connection.failure = Some(error);
+        }
+        if !plaintext.as_bytes().is_empty() {
+            connection.plaintext.push_back(plaintext.unbind());
+        }
+        Ok(())
+    }
+
+    fn is_established(&self) -> bool {
+        self.negotiated.get().is_some()
+    }
+
+    /// Whether the handshake is over.
+    ///
+    /// # Errors
+    /// What it failed for, once.
+    pub(crate) fn handshake(&self, py: Python<'_>) -> PyResult<bool> {
+        self.raise_failure(py)?;
+        Ok(self.is_established())
+    }
+
+    fn raise_failure(&self, py: Python<'_>) -> PyResult<()> {
+        let failure = self.connection.lock().failure.take();
+        match failure {
+            Some(error) => Err(exception(py, &error, self.server_hostname.as_deref())),
+            None => Ok(()),
+        }
+    }
+
+    /// All plaintext there is; `None` if there is not a byte.
+    pub(crate) fn read<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let chunks = std::mem::take(&mut self.connection.lock().plaintext);
+        joined(py, chunks)
+    }
+
+    /// What comes behind the plaintext: true if the peer has said that it sends no more.
+    ///
+    /// # Errors
+    /// What the connection failed for, once.
+    pub(crate) fn end(&self, py: Python<'_>) -> PyResult<bool> {
+        self.raise_failure(py)?;
+        Ok(self.connection.lock().session.peer_closed())
+    }
+
+    /// Encrypts all of `data`.
+    pub(crate) fn write(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
+        let room = self.connection.lock().session.sealed_bound(data.len());
+        let send = |target: &mut [u8]| self.connection.lock().session.send(data, target);
+        let mut outcome = Ok(());
+        let records = ffi::bytes_with(py, room, |target| {
+            let sent =
+                if data.len() >= DETACH_FROM { py.detach(|| send(target)) } else { send(target) };
+            match sent {
+                Ok(len) => len,
+                Err(error) => {
+                    outcome = Err(error);
+                    0
+                }
+            }
+        })?;
+        outcome.map_err(|error| exception(py, &error, None))?;
+        self.connection.lock().records.push_back(records.unbind());
+        Ok(())
+    }
+
+    /// The records to send, which may be none.
+    pub(crate) fn take_records<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let chunks = {
+            let mut connection = self.connection.lock();
+            let control = std::mem::take(connection.session.outgoing());
+            let mut chunks = std::mem::take(&mut connection.records);
+            drop(connection);
+            if !control.is_empty() {
+                chunks.push_back(PyBytes::new(py, &control).unbind());
+            }
+            chunks
+        };
+        Ok(joined(py, chunks)?.unwrap_or_else(|| PyBytes::new(py, b"")))
+    }
+
+    /// Says that we send no more; true if the peer has said the same. Plaintext that waits is
+    /// dropped.
+    ///
+    /// # Errors
+    /// What the connection failed for, once.
+    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<bool> {
+        let dropped = {
+            let mut connection = self.connection.lock();
+            connection.session.close();
+            std::mem::take(&mut connection.plaintext)
+        };
+        drop(dropped);
+        self.end(py)
+    }
+
+    /// Bytes of plaintext that wait.
+    pub(crate) fn unread(&self, py: Python<'_>) -> usize {
+        let connection = self.connection.lock();
+        connection.plaintext.iter().map(|chunk| chunk.as_bytes(py).len()).sum()
+    }
+
+    fn peer_chain(&self) -> PyResult<&[rloop_tls::pki_types::CertificateDer<'static>]> {
+        match self.negotiated.get() {
+            Some(negotiated) => Ok(negotiated.peer_chain()),
+            None => Err(PyValueError::new_err("handshake not done yet")),
+        }
+    }
+}
+
+/// One `bytes` of several; `None` if there are none.
+fn joined(
+    py: Python<'_>,
+    mut chunks: VecDeque<Py<PyBytes>>,
+) -> PyResult<Option<Bound<'_, PyBytes>>> {
+    if chunks.len() <= 1 {
+        return Ok(chunks.pop_front().map(|chunk| chunk.into_bound(py)));
+    }
+    let len = chunks.iter().map(|chunk| chunk.as_bytes(py).len()).sum();
+    let whole = PyBytes::new_with(py, len, |mut target| {
+        for chunk in &chunks {
+            let chunk = chunk.as_bytes(py);
+            let (now, later) = target.split_at_mut(chunk.len());
+            now.copy_from_slice(chunk);
+            target = later;
+        }
+        Ok(())
+    })?;
+    Ok(Some(whole))
+}
+
+/// The `ssl` module's interface, as far as it tells about a connection.
+#[pymethods]
+impl RustlsObject {
+    /// A connection that `setup` describes. `context` is the `ssl.SSLContext` it was made of.
+    ///
+    /// Raises `ValueError` if rustls does not take the name.
+    #[new]
+    fn new(
+        setup: &Bound<'_, RustlsSetup>,
+        server_hostname: Option<String>,
+        context: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let session = setup.get().session(server_hostname.as_deref())?;
+        Ok(Self {
+            connection: Mutex::new(Connection {
+                session,
+                plaintext: VecDeque::new(),
+                records: VecDeque::new(),
+                failure: None,
+            }),
+            negotiated: OnceLock::new(),
+            side: setup.get().side().clone(),
+            server_hostname,
+            context: Mutex::new(Some(context)),
+        })
+    }
+
+    /// The `ssl.SSLContext` of the connection.
+    #[getter]
+    fn context(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.context.lock().as_ref().map(|context| context.clone_ref(py))
+    }
+
+    /// Always `None`: sessions are kept by the context.
+    #[getter]
+    fn session(&self) -> Option<Py<PyAny>> {
+        None
+    }
+
+    /// Whether the handshake took up an earlier session; `None` before it is over.
+    #[getter]
+    fn session_reused(&self) -> Option<bool> {
+        self.negotiated.get().map(|negotiated| negotiated.is_resumed())
+    }
+
+    #[getter]
+    fn server_side(&self) -> bool {
+        matches!(self.side, Side::Server(_))
+    }
+
+    /// The name that the server was asked for.
+    #[getter]
+    fn server_hostname(&self) -> Option<&str> {
+        self.server_hostname.as_deref()
+    }
+
+    /// The certificate of the peer. See `ssl.SSLSocket.getpeercert()`.
+    #[pyo3(signature = (binary_form=false))]
+    fn getpeercert<'py>(
+        &self,
+        py: Python<'py>,
+        binary_form: bool,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(certificate) = self.peer_chain()?.first() else {
+            return Ok(None);
+        };
+        if binary_form {
+            return Ok(Some(PyBytes::new(py, certificate).into_any()));
+        }
+        if self.side.verify_mode() == VerifyMode::None {
+            return Ok(Some(PyDict::new(py).into_any()));
+        }
+        let description = describe(certificate)
+            .ok_or_else(|| PyValueError::new_err("the certificate cannot be read"))?;
+        Ok(Some(certificate::dictionary(py, &description)?.into_any()))
+    }
+
+    /// The certificates that the peer presented, in DER.
+    fn get_unverified_chain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let chain = self.peer_chain()?.iter();
+        PyList::new(py, chain.map(|certificate| PyBytes::new(py, certificate)))
+    }
+
+    /// The application protocol that was agreed upon.
+    fn selected_alpn_protocol(&self) -> Option<Cow<'_, str>> {
+        let alpn = self.negotiated.get().and_then(|negotiated| negotiated.alpn());
+        alpn.map(String::from_utf8_lossy)
+    }
+
+    /// Always `None`: that extension is a forerunner of ALPN.
+    fn selected_npn_protocol(&self) -> Option<&str> {
+        None
+    }
+
+    /// Name, protocol and secret bits of the cipher; `None` before the handshake is over.
+    fn cipher(&self) -> Option<(&'static str, &'static str, u16)> {
+        self.negotiated.get().map(|negotiated| negotiated.cipher())
+    }
+
+    /// Always `None`: rustls does not keep what the client offered.
+    fn shared_ciphers(&self) -> Option<Py<PyAny>> {
+        None
+    }
+
+    /// Always `None`: rustls does not compress.
+    fn compression(&self) -> Option<&str> {
+        None
+    }
+
+    /// Bytes that are decrypted and were not read.
+    fn pending(&self, py: Python<'_>) -> usize {
+        self.unread(py)
+    }
+
+    /// The version of TLS; `None` before the handshake is over.
+    fn version(&self) -> Option<&'static str> {
+        self.negotiated.get().map(|negotiated| negotiated.version())
+    }
+
+    /// The channel binding of this type; `None` if there is none.
+    ///
+    /// Only `tls-server-end-point` (RFC 5929) is known, on the client's side. Others raise `ValueError`.
+    #[pyo3(signature = (cb_type="tls-unique"))]
+    fn get_channel_binding<'py>(
+        &self,
+        py: Python<'py>,
+        cb_type: &str,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        if cb_type != "tls-server-end-point" {
+            let message = format!("{cb_type} channel binding type not implemented");
+            return Err(PyValueError::new_err(message));
+        }
+        let server = match (&self.side, self.negotiated.get()) {
+            (Side::Client(_), Some(negotiated)) => negotiated.peer_chain().first(),
+            _ => None,
+        };
+        let digest = server.and_then(|certificate| Negotiated::server_end_point(certificate));
+        Ok(digest.map(|digest| PyBytes::new(py, &digest)))
+    }
+
+    /// Always fails: a context that may ask for certificates later is OpenSSL's.
+    fn verify_client_post_handshake(&self) -> PyResult<()> {
+        Err(PyNotImplementedError::new_err("Post-handshake auth is not supported by rustls"))
+    }
+
+    #[pyo3(name = "_feed")]
+    fn py_feed(&self, py: Python<'_>, ciphertext: &Bound<'_, PyBytes>) -> PyResult<()> {
+        self.feed(py, ciphertext.as_bytes())
+    }
+
+    #[pyo3(name = "_handshake")]
+    fn py_handshake(&self, py: Python<'_>) -> PyResult<bool> {
+        self.handshake(py)
+    }
+
+    #[pyo3(name = "_read")]
+    fn py_read<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        self.read(py)
+    }
+
+    #[pyo3(name = "_end")]
+    fn py_end(&self, py: Python<'_>) -> PyResult<bool> {
+        self.end(py)
+    }
+
+    #[pyo3(name = "_write")]
+    fn py_write(&self, py: Python<'_>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
+        self.write(py, data.as_bytes())
+    }
+
+    #[pyo3(name = "_take_records")]
+    fn py_take_records<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        self.take_records(py)
+    }
+
+    #[pyo3(name = "_close")]
+    fn py_close(&self, py: Python<'_>) -> PyResult<bool> {
+        self.close(py)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // `bytes` refer to nothing. The collector may run while another thread of this process, or
+        // this one, holds the lock: then it looks again later.
+        match self.context.try_lock() {
+            Some(context) => visit.call(&*context),
+            None => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        let context = self.context.lock().take();
+        drop(context);
+    }
+}
