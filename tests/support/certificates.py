@@ -106,16 +106,18 @@ class Workshop:
         self_signed: bool = False,
         key: Key | None = None,
         subject: x509.Name | None = None,
+        serial_number: int | None = None,
     ) -> Issued:
         """Issue a certificate for names and addresses; ``valid`` is a range of days from now."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        subject = subject or _name(names[0] if names else "nobody")
+        if subject is None:
+            subject = _name(names[0] if names else "nobody")
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(subject if self_signed else self.name)
             .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
+            .serial_number(serial_number or x509.random_serial_number())
             .not_valid_before(_NOW + valid[0] * _DAY)
             .not_valid_after(_NOW + valid[1] * _DAY)
         )
