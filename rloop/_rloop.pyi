@@ -329,7 +329,7 @@ class TlsProtocol(asyncio.BufferedProtocol):
         cls,
         event_loop: EventLoop,
         application: asyncio.BaseProtocol,
-        engine: tuple[SSLObject, MemoryBIO, MemoryBIO],
+        engine: RustlsObject | tuple[SSLObject, MemoryBIO, MemoryBIO],
         extra: dict[str, Any],
         waiter: asyncio.Future[Any] | None,
         call_connection_made: bool,

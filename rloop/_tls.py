@@ -7,6 +7,7 @@ from asyncio import constants, sslproto
 from typing import TYPE_CHECKING, Any
 
 from rloop import _rloop
+from rloop._tls_context import Context
 
 if TYPE_CHECKING:
     from rloop.loop import TokioLoop
@@ -59,17 +60,13 @@ def secure(
     )
     if not sslcontext:
         sslcontext = sslproto._create_transport_context(server_side, server_hostname)
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ssl_object = sslcontext.wrap_bio(
-        incoming,
-        outgoing,
-        server_side=server_side,
-        server_hostname=None if server_side else server_hostname or None,
+    engine = _make_engine(
+        sslcontext, server_side, None if server_side else server_hostname or None
     )
     secured = _rloop.TlsProtocol(
         event_loop,
         protocol,
-        (ssl_object, incoming, outgoing),
+        engine,
         {"sslcontext": sslcontext},
         waiter,
         call_connection_made,
@@ -77,6 +74,20 @@ def secure(
     )
     secured._attach(TlsTransport(secured))
     return secured
+
+
+def _make_engine(
+    sslcontext: ssl.SSLContext, server_side: bool, server_hostname: str | None
+) -> "_rloop.RustlsObject | tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]":
+    if isinstance(sslcontext, Context):
+        fast = sslcontext._make_rustls(server_side=server_side, server_hostname=server_hostname)
+        if fast is not None:
+            return fast
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ssl_object = sslcontext.wrap_bio(
+        incoming, outgoing, server_side=server_side, server_hostname=server_hostname
+    )
+    return ssl_object, incoming, outgoing
 
 
 def _timeout(name: str, seconds: float | None, default: float) -> float:

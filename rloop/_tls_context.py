@@ -354,6 +354,8 @@ class Context(ssl.SSLContext):
             raise Refused(f"security level {self.security_level}")
         if getattr(self, "_msg_callback", None) is not None:
             raise Refused("a message callback")
+        if type(self).wrap_bio is not ssl.SSLContext.wrap_bio:
+            raise Refused("a wrap_bio() of its own")
         if self.sslobject_class is not ssl.SSLObject:
             raise Refused("an SSLObject class of its own")
 

@@ -32,6 +32,8 @@ struct Connection {
     session: Session,
     /// Decrypted, in order.
     plaintext: VecDeque<Py<PyBytes>>,
+    /// How much of the first of these was read. Invariant: less than its length, or 0.
+    first_offset: usize,
     /// Encrypted, in order.
     records: VecDeque<Py<PyBytes>>,
     /// What ended the connection, until somebody is told.
@@ -80,7 +82,8 @@ impl RustlsObject {
         Ok(())
     }
 
-    fn is_established(&self) -> bool {
+    /// True once the handshake is over.
+    pub(crate) fn is_established(&self) -> bool {
         self.negotiated.get().is_some()
     }
 
@@ -103,8 +106,38 @@ impl RustlsObject {
 
     /// All plaintext there is; `None` if there is not a byte.
     pub(crate) fn read<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let chunks = std::mem::take(&mut self.connection.lock().plaintext);
-        joined(py, chunks)
+        let (chunks, offset) = {
+            let mut connection = self.connection.lock();
+            let offset = std::mem::take(&mut connection.first_offset);
+            (std::mem::take(&mut connection.plaintext), offset)
+        };
+        joined(py, chunks, offset)
+    }
+
+    /// Puts plaintext into a writable buffer; returns how many bytes, and whether there are more.
+    pub(crate) fn read_into(&self, target: &Bound<'_, PyAny>) -> PyResult<(usize, bool)> {
+        let py = target.py();
+        let mut used = Vec::new();
+        let read = ffi::with_writable_bytes(target, |mut target| {
+            let mut connection = self.connection.lock();
+            let mut len = 0;
+            while let Some(chunk) = connection.plaintext.front() {
+                let rest = &chunk.as_bytes(py)[connection.first_offset..];
+                let (now, later) = target.split_at_mut(rest.len().min(target.len()));
+                now.copy_from_slice(&rest[..now.len()]);
+                len += now.len();
+                if now.len() < rest.len() {
+                    connection.first_offset += now.len();
+                    return (len, true);
+                }
+                connection.first_offset = 0;
+                used.extend(connection.plaintext.pop_front());
+                target = later;
+            }
+            (len, false)
+        });
+        drop(used);
+        read
     }
 
     /// What comes behind the plaintext: true if the peer has said that it sends no more.
@@ -149,7 +182,7 @@ impl RustlsObject {
             }
             chunks
         };
-        Ok(joined(py, chunks)?.unwrap_or_else(|| PyBytes::new(py, b"")))
+        Ok(joined(py, chunks, 0)?.unwrap_or_else(|| PyBytes::new(py, b"")))
     }
 
     /// Says that we send no more; true if the peer has said the same. Plaintext that waits is
@@ -161,6 +194,7 @@ impl RustlsObject {
         let dropped = {
             let mut connection = self.connection.lock();
             connection.session.close();
+            connection.first_offset = 0;
             std::mem::take(&mut connection.plaintext)
         };
         drop(dropped);
@@ -170,7 +204,16 @@ impl RustlsObject {
     /// Bytes of plaintext that wait.
     pub(crate) fn unread(&self, py: Python<'_>) -> usize {
         let connection = self.connection.lock();
-        connection.plaintext.iter().map(|chunk| chunk.as_bytes(py).len()).sum()
+        let whole: usize = connection.plaintext.iter().map(|chunk| chunk.as_bytes(py).len()).sum();
+        whole - connection.first_offset
+    }
+
+    /// How many bytes [`Self::take_records`] would return.
+    pub(crate) fn unsent(&self, py: Python<'_>) -> usize {
+        let mut connection = self.connection.lock();
+        let control = connection.session.outgoing().len();
+        let sealed: usize = connection.records.iter().map(|chunk| chunk.as_bytes(py).len()).sum();
+        control + sealed
     }
 
     fn peer_chain(&self) -> PyResult<&[rloop_tls::pki_types::CertificateDer<'static>]> {
@@ -181,18 +224,23 @@ impl RustlsObject {
     }
 }
 
-/// One `bytes` of several; `None` if there are none.
+/// One `bytes` of several, less the first `offset` bytes; `None` if there are none.
 fn joined(
     py: Python<'_>,
     mut chunks: VecDeque<Py<PyBytes>>,
+    offset: usize,
 ) -> PyResult<Option<Bound<'_, PyBytes>>> {
-    if chunks.len() <= 1 {
+    if chunks.is_empty() {
+        return Ok(None);
+    }
+    if chunks.len() == 1 && offset == 0 {
         return Ok(chunks.pop_front().map(|chunk| chunk.into_bound(py)));
     }
-    let len = chunks.iter().map(|chunk| chunk.as_bytes(py).len()).sum();
-    let whole = PyBytes::new_with(py, len, |mut target| {
+    let len: usize = chunks.iter().map(|chunk| chunk.as_bytes(py).len()).sum();
+    let mut offset = offset;
+    let whole = PyBytes::new_with(py, len - offset, |mut target| {
         for chunk in &chunks {
-            let chunk = chunk.as_bytes(py);
+            let chunk = &chunk.as_bytes(py)[std::mem::take(&mut offset)..];
             let (now, later) = target.split_at_mut(chunk.len());
             now.copy_from_slice(chunk);
             target = later;
@@ -219,6 +267,7 @@ impl RustlsObject {
             connection: Mutex::new(Connection {
                 session,
                 plaintext: VecDeque::new(),
+                first_offset: 0,
                 records: VecDeque::new(),
                 failure: None,
             }),

@@ -5,6 +5,7 @@
 //! exceptions that the `ssl` module raises for the same event: they reach the application.
 
 use super::openssl::OpenSsl;
+use crate::python::rustls::RustlsObject;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -19,6 +20,12 @@ pub(super) enum Progress {
     Waiting,
 }
 
+impl Progress {
+    fn of(is_done: bool) -> Self {
+        if is_done { Self::Done } else { Self::Waiting }
+    }
+}
+
 /// Why there is no more plaintext.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +36,12 @@ pub(super) enum End {
     Full,
     /// The peer has sent its close notification.
     Closed,
+}
+
+impl End {
+    fn of(is_closed: bool) -> Self {
+        if is_closed { Self::Closed } else { Self::Drained }
+    }
 }
 
 /// All the plaintext there was.
@@ -50,13 +63,24 @@ pub(super) struct Filled {
 /// The engine of one connection.
 pub(super) enum Engine {
     OpenSsl(OpenSsl),
+    Rustls(Py<RustlsObject>),
 }
 
 impl Engine {
+    /// `engine` is a [`RustlsObject`], or an `SSLObject` with its two `MemoryBIO`s.
+    pub(super) fn new(engine: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(object) = engine.cast::<RustlsObject>() {
+            return Ok(Self::Rustls(object.clone().unbind()));
+        }
+        let (ssl_object, incoming, outgoing) = engine.extract()?;
+        Ok(Self::OpenSsl(OpenSsl::new(ssl_object, incoming, outgoing)?))
+    }
+
     /// Takes received ciphertext.
     pub(super) fn feed(&self, ciphertext: &Bound<'_, PyBytes>) -> PyResult<()> {
         match self {
             Self::OpenSsl(engine) => engine.feed(ciphertext),
+            Self::Rustls(engine) => engine.get().feed(ciphertext.py(), ciphertext.as_bytes()),
         }
     }
 
@@ -64,6 +88,7 @@ impl Engine {
     pub(super) fn handshake(&self, py: Python<'_>) -> PyResult<Progress> {
         match self {
             Self::OpenSsl(engine) => engine.handshake(py),
+            Self::Rustls(engine) => engine.get().handshake(py).map(Progress::of),
         }
     }
 
@@ -71,6 +96,13 @@ impl Engine {
     pub(super) fn read<'py>(&self, py: Python<'py>) -> Batch<'py> {
         match self {
             Self::OpenSsl(engine) => engine.read(py),
+            Self::Rustls(engine) => {
+                let engine = engine.get();
+                match engine.read(py) {
+                    Ok(data) => Batch { data, end: engine.end(py).map(End::of) },
+                    Err(error) => Batch { data: None, end: Err(error) },
+                }
+            }
         }
     }
 
@@ -78,6 +110,14 @@ impl Engine {
     pub(super) fn read_into(&self, target: &Bound<'_, PyAny>) -> Filled {
         match self {
             Self::OpenSsl(engine) => engine.read_into(target),
+            Self::Rustls(engine) => {
+                let engine = engine.get();
+                match engine.read_into(target) {
+                    Ok((len, true)) => Filled { len, end: Ok(End::Full) },
+                    Ok((len, false)) => Filled { len, end: engine.end(target.py()).map(End::of) },
+                    Err(error) => Filled { len: 0, end: Err(error) },
+                }
+            }
         }
     }
 
@@ -90,6 +130,15 @@ impl Engine {
     ) -> PyResult<Option<usize>> {
         match self {
             Self::OpenSsl(engine) => engine.write(data, part),
+            Self::Rustls(engine) => {
+                let (py, engine) = (data.py(), engine.get());
+                if !engine.is_established() {
+                    return Ok(None);
+                }
+                let len = part.len();
+                engine.write(py, &data.as_bytes()[part])?;
+                Ok(Some(len))
+            }
         }
     }
 
@@ -97,6 +146,7 @@ impl Engine {
     pub(super) fn take_records<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         match self {
             Self::OpenSsl(engine) => engine.take_records(py),
+            Self::Rustls(engine) => engine.get().take_records(py),
         }
     }
 
@@ -105,6 +155,7 @@ impl Engine {
     pub(super) fn close(&self, py: Python<'_>) -> PyResult<Progress> {
         match self {
             Self::OpenSsl(engine) => engine.close(py),
+            Self::Rustls(engine) => engine.get().close(py).map(Progress::of),
         }
     }
 
@@ -112,6 +163,7 @@ impl Engine {
     pub(super) fn undecrypted(&self, py: Python<'_>) -> PyResult<usize> {
         match self {
             Self::OpenSsl(engine) => engine.undecrypted(py),
+            Self::Rustls(engine) => Ok(engine.get().unread(py)),
         }
     }
 
@@ -119,6 +171,7 @@ impl Engine {
     pub(super) fn unsent(&self, py: Python<'_>) -> PyResult<usize> {
         match self {
             Self::OpenSsl(engine) => engine.unsent(py),
+            Self::Rustls(engine) => Ok(engine.get().unsent(py)),
         }
     }
 
@@ -126,12 +179,14 @@ impl Engine {
     pub(super) fn ssl_object<'a, 'py>(&'a self, py: Python<'py>) -> &'a Bound<'py, PyAny> {
         match self {
             Self::OpenSsl(engine) => engine.ssl_object(py),
+            Self::Rustls(engine) => engine.bind(py).as_any(),
         }
     }
 
     pub(super) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
             Self::OpenSsl(engine) => engine.visit(visit),
+            Self::Rustls(engine) => visit.call(engine),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use super::engine::Engine;
 use super::lower::Lower;
-use super::openssl::OpenSsl;
 use super::state::{Application, Links, TlsState, Told};
 use super::transport::TlsTransport;
 use crate::python::event_loop::EventLoop;
@@ -201,20 +200,19 @@ impl TlsProtocol {
 
 #[pymethods]
 impl TlsProtocol {
-    /// `engine` is an `SSLObject` with its two `MemoryBIO`s, `timeouts` are those of the handshake and
+    /// `engine` is a `RustlsObject`, or an `SSLObject` with its two `MemoryBIO`s; `timeouts` are those of the handshake and
     /// of the shutdown in seconds. `_attach()` completes the protocol.
     #[new]
     fn new(
         event_loop: &Bound<'_, EventLoop>,
         application: &Bound<'_, PyAny>,
-        engine: (Bound<'_, PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>),
+        engine: &Bound<'_, PyAny>,
         extra: Py<PyDict>,
         waiter: Option<Py<PyAny>>,
         call_connection_made: bool,
         timeouts: (Py<PyAny>, Py<PyAny>),
     ) -> PyResult<Self> {
-        let (ssl_object, incoming, outgoing) = engine;
-        let engine = Engine::OpenSsl(OpenSsl::new(ssl_object, incoming, outgoing)?);
+        let engine = Engine::new(engine)?;
         let links = Links::new(event_loop, engine, Application::new(application)?, waiter);
         let told = if call_connection_made { Told::Nothing } else { Told::Made };
         let (handshake, shutdown) = timeouts;
