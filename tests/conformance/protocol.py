@@ -29,6 +29,7 @@ class Orders(TypedDict):
     loop: str
     """A name in ``redirect.LOOPS``."""
     primitives: str
+    contexts: str
     """One of ``redirect.PRIMITIVES``."""
     timeout: float
     """Seconds that one test may take."""

@@ -34,6 +34,9 @@ LOOPS = {
 # What --primitives accepts: modules with the names of asyncio's locks and queues.
 PRIMITIVES = ("asyncio", "rloop.sync")
 
+# What --contexts accepts: modules whose contexts the tests get from ssl.
+CONTEXTS = ("ssl", "rloop.tls")
+
 
 def find_loop_factory(name: str) -> LoopFactory:
     """Return what makes the loop called ``name``, one of ``LOOPS``.
@@ -110,6 +113,12 @@ def redirect_primitives(name: str) -> None:
     for namespace in (locks, queues):
         for public in namespace.__all__:
             setattr(asyncio, public, getattr(replacement, public))
+
+
+def redirect_contexts(name: str) -> None:
+    """Make ``ssl.SSLContext`` what ``name`` says, a value of ``CONTEXTS``."""
+    if name != "ssl":
+        importlib.import_module(name).install()
 
 
 def relax_loop_cleanup(test_case: Any) -> None:

@@ -1,10 +1,12 @@
 """Runs CPython's own asyncio tests, of the interpreter that runs this, on the loop under test.
 
-``python tests/conformance/run.py [--loop NAME] [--primitives MODULE] [--threads N] [--jobs N]
-[TEST ...]``, where a TEST is a module (``test_events``), a test id (``test_locks.LockTests.test_repr``), the beginning
-of one up to a dot, or a pattern of ids as in fnmatch. With ``--primitives rloop.sync``, the tests
-get asyncio's locks and queues from there; only the tests of these run by default. With ``--threads``,
-each TokioLoop has so many. Called by developers and by ``nox -s conformance``.
+``python tests/conformance/run.py [--loop NAME] [--primitives MODULE] [--contexts MODULE]
+[--threads N] [--jobs N] [TEST ...]``, where a TEST is a module (``test_events``), a test id
+(``test_locks.LockTests.test_repr``), the beginning of one up to a dot, or a pattern of ids as in
+fnmatch. With ``--primitives rloop.sync``, the tests get asyncio's locks and queues from there; only
+the tests of these run by default. With ``--contexts rloop.tls``, every TLS context is one of that
+module, and the tests that use TLS run by default. With ``--threads``, each TokioLoop has so many.
+Called by developers and by ``nox -s conformance``.
 
 Prints ``passed N of M``: M counts the tests that ran, so not those that CPython skips on this
 machine; N counts neither expected failures nor anything else that failed. The exit status is 0 if
@@ -35,12 +37,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conformance.expectations import EXPECTED_FAILURES, EXPECTED_WITH_THREADS
 from conformance.protocol import Outcome
-from conformance.redirect import LOOPS, PRIMITIVES, find_loop_factory
+from conformance.redirect import CONTEXTS, LOOPS, PRIMITIVES, find_loop_factory
 from conformance.supervisor import ModuleRun, Supervisor
 from conformance.verdict import Verdict, judge
 
 PACKAGE = "test.test_asyncio"
 PRIMITIVES_TESTS = ("test_locks", "test_queues")
+TLS_TESTS = ("test_events", "test_sendfile", "test_ssl", "test_sslproto", "test_streams")
 RESULTS = Path(__file__).parents[2] / "target" / "conformance"
 VERSION = "{}.{}{}".format(
     *sys.version_info[:2], "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
@@ -67,6 +70,12 @@ def parse_arguments() -> argparse.Namespace:
         help="how many threads a TokioLoop has; default: 1",
     )
     parser.add_argument(
+        "--contexts",
+        choices=CONTEXTS,
+        default="ssl",
+        help="whose TLS contexts the tests get; default: ssl",
+    )
+    parser.add_argument(
         "--jobs",
         type=int,
         default=os.cpu_count() or 1,
@@ -84,6 +93,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.primitives != "asyncio" and not arguments.tests:
         arguments.tests = PRIMITIVES_TESTS
+    if arguments.contexts != "ssl" and not arguments.tests:
+        arguments.tests = TLS_TESTS
     return arguments
 
 
@@ -191,6 +202,8 @@ def main() -> int:
     subject = arguments.loop
     if arguments.primitives != "asyncio":
         subject += f"-{arguments.primitives}"
+    if arguments.contexts != "ssl":
+        subject += f"-{arguments.contexts}"
     expected = EXPECTED_FAILURES if arguments.loop == "rloop" else ()
     if arguments.threads > 1:
         subject += f"-{arguments.threads}"
@@ -206,6 +219,7 @@ def main() -> int:
         arguments.timeout,
         lambda test: is_selected(test, selection),
         primitives=arguments.primitives,
+        contexts=arguments.contexts,
     )
     runs = run_modules(supervisor, modules, arguments.jobs)
     verdict = judge(runs, expected, VERSION)

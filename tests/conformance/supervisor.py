@@ -59,6 +59,7 @@ class Supervisor:
         is_selected: whether to run the test with this id.
         python_path: folders that the workers find modules in, beside their usual ones.
         primitives: where the tests get locks and queues from, one of ``redirect.PRIMITIVES``.
+        contexts: where they get TLS contexts from, one of ``redirect.CONTEXTS``.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Supervisor:
         is_selected: Callable[[str], bool],
         python_path: str | None = None,
         primitives: str = "asyncio",
+        contexts: str = "ssl",
     ) -> None:
         self._package = package
         self._loop = loop
         self._timeout = timeout
         self._is_selected = is_selected
         self._primitives = primitives
+        self._contexts = contexts
         self._environment = dict(os.environ)
         if python_path is not None:
             self._environment["PYTHONPATH"] = python_path
@@ -100,6 +103,7 @@ class Supervisor:
                 module=run.module,
                 loop=self._loop,
                 primitives=self._primitives,
+                contexts=self._contexts,
                 timeout=self._timeout,
                 report=writer,
             )

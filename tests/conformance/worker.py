@@ -27,6 +27,7 @@ from conformance.protocol import Orders, Outcome, Status
 from conformance.redirect import (
     RedirectedLoopClass,
     find_loop_factory,
+    redirect_contexts,
     redirect_loop_creation,
     redirect_primitives,
     relax_loop_cleanup,
@@ -183,6 +184,7 @@ def main() -> None:
     prepare_process()
     loop_class = redirect_loop_creation(find_loop_factory(orders["loop"]))
     redirect_primitives(orders["primitives"])
+    redirect_contexts(orders["contexts"])
     if orders["package"] == "test.test_asyncio":
         relax_loop_cleanup(importlib.import_module("test.test_asyncio.utils").TestCase)
     prefix = orders["package"] + "."

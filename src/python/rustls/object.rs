@@ -10,12 +10,12 @@
 use super::certificate;
 use super::error::exception;
 use super::setup::{RustlsSetup, Side};
-use crate::python::ffi;
+use crate::python::{ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyNotImplementedError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyType};
 use rloop_tls::certificate::describe;
 use rloop_tls::config::VerifyMode;
 use rloop_tls::error::TlsError;
@@ -276,6 +276,12 @@ impl RustlsObject {
             server_hostname,
             context: Mutex::new(Some(context)),
         })
+    }
+
+    /// `ssl.SSLObject`, for `isinstance()`.
+    #[getter(__class__)]
+    fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
+        Ok(imports::SSL_OBJECT.class(py)?.clone())
     }
 
     /// The `ssl.SSLContext` of the connection.
