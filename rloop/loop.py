@@ -348,7 +348,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         """Put TLS between a transport and its protocol. See :meth:`asyncio.loop.start_tls`."""
         from rloop import _tls
 
-        return await _tls.start_tls(
+        started = _tls.start_tls(
             self,
             transport,
             protocol,
@@ -358,6 +358,13 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
+        shard = getattr(transport, "_shard", None)
+        if self._crew is None or shard in (None, self._current_shard()):
+            return await started
+        from rloop._shards import on_shard
+
+        # The steps below belong between the events of the transport.
+        return await on_shard(shard, started)
 
 
 class _WakeupOnSignal:

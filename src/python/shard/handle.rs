@@ -98,6 +98,13 @@ impl Shard {
         })
     }
 
+    /// The index of the shard in its loop.
+    pub(crate) fn index(&self) -> u16 {
+        #[expect(clippy::cast_possible_truncation, reason = "the low half of an id is the index")]
+        let index = self.id as u16;
+        index
+    }
+
     /// How much was given to this shard, for the choice of the next home.
     pub(crate) fn load(&self) -> usize {
         self.connections.load(Ordering::Relaxed) + self.placed.load(Ordering::Relaxed)

@@ -340,6 +340,12 @@ impl StreamTransport {
         self.state.lock().objects.as_ref().map(|objects| objects.sock.clone_ref(py))
     }
 
+    /// The index of the shard that the transport belongs to.
+    #[getter]
+    fn _shard(&self) -> u16 {
+        self.place.home.index()
+    }
+
     #[getter]
     fn _sock_fd(&self) -> RawFd {
         self.place.fd

@@ -40,14 +40,19 @@ impl Lower {
     }
 
     /// Where the transport lives, hence the connection.
-    pub(super) fn home(&self, event_loop: &Bound<'_, EventLoop>) -> Arc<Shard> {
+    pub(super) fn home(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<Arc<Shard>> {
         let py = event_loop.py();
         match self {
-            Self::Stream(transport) => transport.get().home().clone(),
+            Self::Stream(transport) => Ok(transport.get().home().clone()),
             Self::Other(transport) => {
                 let outer = transport.bind(py).cast::<TlsTransport>().ok();
-                let home = outer.and_then(|outer| outer.get().protocol().get().home());
-                home.unwrap_or_else(|| event_loop.get().main_shard()).clone()
+                match outer.and_then(|outer| outer.get().protocol().get().home()) {
+                    Some(home) => Ok(home.clone()),
+                    None => {
+                        let home = event_loop.get().home_here(py)?;
+                        Ok(event_loop.get().shard(home).clone())
+                    }
+                }
             }
         }
     }

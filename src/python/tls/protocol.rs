@@ -246,7 +246,7 @@ impl TlsProtocol {
             return Ok(());
         };
         let lower = Lower::new(transport);
-        slf.get().settle(lower.home(&event_loop));
+        slf.get().settle(lower.home(&event_loop)?);
         // start_tls() may have been called on another shard.
         Self::call(slf, Remote::ConnectionMade(lower))
     }

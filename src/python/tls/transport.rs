@@ -204,6 +204,12 @@ impl TlsTransport {
         self.is_marked_closed()
     }
 
+    /// The index of the shard that the connection belongs to, once it has a transport below.
+    #[getter]
+    fn _shard(&self) -> Option<u16> {
+        self.protocol.get().home().map(|home| home.index())
+    }
+
     #[getter]
     fn _loop(&self, py: Python<'_>) -> Option<Py<EventLoop>> {
         self.protocol.get().event_loop(py).map(Bound::unbind)
