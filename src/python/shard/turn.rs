@@ -193,6 +193,10 @@ impl Shard {
             if role.is_over(event_loop.get()) {
                 return Ok(Wait::Never);
             }
+            // Asked again, because `begin_turn` may have taken the notification down.
+            if self.is_retired() {
+                return Ok(Wait::Poll);
+            }
             match self.settle(py, io).or_os_error(py)? {
                 Settled::Parked => {
                     self.counters.park();
