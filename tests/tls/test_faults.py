@@ -1,0 +1,324 @@
+"""What peers do wrong, and what becomes of it: never a hang, a crash, or a byte that was not sent.
+
+Peers are plain sockets. On asyncio the fast engine runs under asyncio's own TLS protocol, on
+TokioLoop under the native one.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from typing import Any, Self
+
+import pytest
+
+from rloop import tls
+from support.certificates import HOST, Certificates
+from support.fast_tls import over_bios
+from support.peers import LOOPBACK, receive_until_eof
+from support.protocols import RecordingProtocol
+from support.threads import PEER_TIMEOUT, eventually, in_thread
+
+Loop = asyncio.AbstractEventLoop
+Address = tuple[str, int]
+VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
+
+each_version = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
+
+
+def fast(context: tls.Context, loop_name: str) -> tls.Context:
+    """Have the context served by rustls on the loop."""
+    assert context.engine == "rustls", context.engine_reason
+    return context if loop_name == "rloop" else over_bios(context)
+
+
+def trusting(certificates: Certificates, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """Return a context of OpenSSL for peers."""
+    context = ssl.create_default_context(cafile=certificates.trusted.file)
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    return context
+
+
+class Serving:
+    """A TLS server on the loop that records, and the peers that it had."""
+
+    def __init__(self, certificates: Certificates, loop_name: str) -> None:
+        self._context = fast(
+            tls.server_context(certificates["good"][0].file, alpn=["h2"]), loop_name
+        )
+        self.protocols: list[RecordingProtocol] = []
+
+    def _make(self) -> RecordingProtocol:
+        self.protocols.append(RecordingProtocol())
+        return self.protocols[-1]
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            self._make, LOOPBACK, 0, ssl=self._context, ssl_handshake_timeout=10
+        )
+        self.address: Address = self._server.sockets[0].getsockname()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for protocol in self.protocols:
+            if protocol.count("connection_made"):
+                await protocol.called("connection_lost")
+        await self._server.wait_closed()
+
+
+def client_hello(certificates: Certificates) -> bytes:
+    """Return the bytes with which OpenSSL begins."""
+    outgoing = ssl.MemoryBIO()
+    connecting = trusting(certificates).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=HOST)
+    with pytest.raises(ssl.SSLWantReadError):
+        connecting.do_handshake()
+    return outgoing.read()
+
+
+def answer_to(address: Address, *pieces: bytes) -> bytes:
+    """Send pieces to a server, end, and return what it answers."""
+    with socket.create_connection(address, timeout=PEER_TIMEOUT) as peer:
+        try:
+            for piece in pieces:
+                peer.sendall(piece)
+            peer.shutdown(socket.SHUT_WR)
+            return receive_until_eof(peer)
+        except (ConnectionResetError, BrokenPipeError):
+            return b""
+
+
+@pytest.mark.parametrize("part", [0, 1, 4, 5, 50, -1], ids=lambda part: f"up to {part}")
+async def test_a_hello_that_is_cut_off(
+    certificates: Certificates, loop_name: str, loop: Loop, part: int
+) -> None:
+    hello = client_hello(certificates)
+    async with Serving(certificates, loop_name) as serving:
+        assert await in_thread(answer_to, serving.address, hello[:part]) == b""
+        assert await in_thread(exchange, certificates, serving.address) == b"hello"
+
+
+def exchange(certificates: Certificates, address: Address) -> bytes:
+    """Send a greeting to a server of RecordingProtocol; the server works if it arrives."""
+    raw = socket.create_connection(address, timeout=PEER_TIMEOUT)
+    with trusting(certificates).wrap_socket(raw, server_hostname=HOST) as secured:
+        secured.sendall(b"hello")
+        return b"hello"
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"\x16\x03\x01\x00\x05hello",
+        b"\x16\x03\x01\xff\xff" + bytes(100),
+        b"\x15\x03\x01\x00\x02\x02\x28",
+        b"\x14\x03\x03\x00\x01\x01" * 200,
+        b"\x17\x03\x03\x00\x00" * 200,
+        b"\x16\x03\x01\x40\x00\x01\x00\xff\xff" + bytes(16_380),
+        bytes(1000),
+    ],
+    ids=[
+        "http",
+        "no hello",
+        "oversized record",
+        "alert",
+        "change of ciphers",
+        "empty records",
+        "endless hello",
+        "zeros",
+    ],
+)
+async def test_nonsense_in_place_of_a_hello(
+    certificates: Certificates, loop_name: str, loop: Loop, nonsense: bytes
+) -> None:
+    async with Serving(certificates, loop_name) as serving:
+        await in_thread(answer_to, serving.address, nonsense)
+        assert await in_thread(exchange, certificates, serving.address) == b"hello"
+    assert all(protocol.data in (b"", b"hello") for protocol in serving.protocols)
+
+
+class Trickle:
+    """A socket for ``ssl`` that passes on one byte at a time."""
+
+    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+        self._raw = raw
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._secured = context.wrap_bio(self._incoming, self._outgoing, server_hostname=HOST)
+
+    def run(self, operation: Callable[[], Any]) -> Any:
+        """Run an operation of the connection to its end."""
+        while True:
+            try:
+                result = operation()
+            except ssl.SSLWantReadError:
+                self.flush()
+                self._incoming.write(self._raw.recv(1))
+            else:
+                self.flush()
+                return result
+
+    def flush(self) -> None:
+        """Send what there is to send, byte by byte."""
+        for byte in self._outgoing.read():
+            self._raw.sendall(bytes([byte]))
+
+    def shake_hands_and_send(self, data: bytes) -> None:
+        """Make the handshake and write data."""
+        self.run(self._secured.do_handshake)
+        self.run(lambda: self._secured.write(data))
+
+
+@each_version
+async def test_bytes_that_come_one_at_a_time(
+    certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
+) -> None:
+    async with Serving(certificates, loop_name) as serving:
+        with socket.create_connection(serving.address, timeout=PEER_TIMEOUT) as raw:
+            trickle = Trickle(raw, trusting(certificates, version))
+            await in_thread(trickle.shake_hands_and_send, b"trickle")
+            assert await serving.protocols[0].received(7) == b"trickle"
+
+
+def secured_socket(
+    certificates: Certificates, address: Address, version: ssl.TLSVersion
+) -> ssl.SSLSocket:
+    raw = socket.create_connection(address, timeout=PEER_TIMEOUT)
+    return trusting(certificates, version).wrap_socket(raw, server_hostname=HOST)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+@each_version
+@pytest.mark.parametrize("ending", ["eof", "reset", "half a record"])
+async def test_an_end_without_close_notify(
+    certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion, ending: str
+) -> None:
+    async with Serving(certificates, loop_name) as serving:
+
+        def hang_up() -> None:
+            secured = secured_socket(certificates, serving.address, version)
+            secured.sendall(b"last words")
+            raw = socket.socket(fileno=secured.detach())
+            if ending == "half a record":
+                raw.sendall(b"\x17\x03\x03\x01\x00half")
+            if ending == "reset":
+                reset(raw)
+            else:
+                raw.close()
+
+        await in_thread(hang_up)
+        await eventually(lambda: bool(serving.protocols))
+        await serving.protocols[0].called("connection_made")
+        if ending != "reset":
+            assert await serving.protocols[0].received(10) == b"last words"
+    assert serving.protocols[0].data in (b"", b"last words")
+
+
+@each_version
+async def test_a_record_that_was_changed_is_not_delivered(
+    certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
+) -> None:
+    async with Serving(certificates, loop_name) as serving:
+
+        def tamper() -> None:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            context = trusting(certificates, version)
+            secured = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+            with socket.create_connection(serving.address, timeout=PEER_TIMEOUT) as raw:
+                while True:
+                    try:
+                        secured.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        raw.sendall(outgoing.read())
+                        incoming.write(raw.recv(65536))
+                raw.sendall(outgoing.read())
+                secured.write(b"good")
+                good = outgoing.read()
+                secured.write(b"evil")
+                bad = bytearray(outgoing.read())
+                bad[-1] ^= 1
+                raw.sendall(good + bytes(bad))
+                with contextlib.suppress(ConnectionResetError):
+                    receive_until_eof(raw)
+
+        await in_thread(tamper)
+    # asyncio's protocol drops what came before a failure in the same turn.
+    expected = (b"good",) if loop_name == "rloop" else (b"good", b"")
+    assert serving.protocols[0].data in expected
+
+
+@each_version
+async def test_many_key_updates_and_renegotiations_end_the_connection(
+    certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
+) -> None:
+    """OpenSSL's command line client sends what Python's module cannot."""
+    async with Serving(certificates, loop_name) as serving:
+        option = "-tls1_2" if version is ssl.TLSVersion.TLSv1_2 else "-tls1_3"
+        client = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", "-connect", f"{LOOPBACK}:{serving.address[1]}", option),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        command = b"R\n" if version is ssl.TLSVersion.TLSv1_2 else b"K\n"
+        output, _ = await client.communicate(b"first\n" + command * 40)
+        assert b"CONNECTED" in output
+    assert serving.protocols[0].data.startswith(b"first\n")
+
+
+@each_version
+async def test_nothing_is_lost_at_close(
+    certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
+) -> None:
+    size = 8 << 20
+    context = fast(tls.server_context(certificates["good"][0].file), loop_name)
+
+    class Sender(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(bytes(size))
+            transport.close()
+
+    server = await loop.create_server(Sender, LOOPBACK, 0, ssl=context)
+
+    def receive() -> int:
+        with secured_socket(certificates, server.sockets[0].getsockname(), version) as secured:
+            return len(receive_until_eof(secured))
+
+    assert await in_thread(receive) == size
+    server.close()
+    await server.wait_closed()
+
+
+async def test_silent_peers_time_out(
+    certificates: Certificates, loop_name: str, loop: Loop
+) -> None:
+    context = fast(tls.server_context(certificates["good"][0].file), loop_name)
+    server = await loop.create_server(
+        asyncio.Protocol, LOOPBACK, 0, ssl=context, ssl_handshake_timeout=0.2
+    )
+    address = server.sockets[0].getsockname()
+    hello = client_hello(certificates)
+
+    def wait_for_the_end() -> None:
+        peers = [socket.create_connection(address, timeout=PEER_TIMEOUT) for _ in range(50)]
+        for peer in peers:
+            peer.sendall(hello[:100])
+        for peer in peers:
+            with peer, contextlib.suppress(ConnectionResetError):
+                assert peer.recv(1) == b""
+
+    await in_thread(wait_for_the_end)
+    server.close()
+    await server.wait_closed()
