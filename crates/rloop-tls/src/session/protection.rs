@@ -3,7 +3,7 @@
 //! [`super::traffic`] calls this for each record after the handshake. Plaintext is encrypted from the
 //! caller's memory into the outgoing buffer, and ciphertext is decrypted from the receive buffer into
 //! the caller's memory: each byte is touched once. That is why these records do not go through rustls,
-//! which copies each of them (docs/decisions/0020-rustls-and-records.md). The algorithms are those that
+//! which copies each of them (docs/decisions/0008-records-outside-of-rustls.md). The algorithms are those that
 //! rustls negotiated, and the keys are those that it derived.
 //!
 //! What must hold: a nonce is used once per key. It is the sequence number, which only `seal` and
