@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from socket import socket
 from ssl import MemoryBIO, SSLObject
@@ -276,7 +276,7 @@ class _RustlsSettings(TypedDict):
     groups: list[str] | None
     prefer_post_quantum: bool
     alpn: list[bytes]
-    identities: list[tuple[bytes, bytes]]
+    identities: Sequence[tuple[bytes, bytes]]
     trusted: list[bytes]
     verify_mode: int
     verify_flags: int
@@ -286,7 +286,7 @@ class _RustlsSettings(TypedDict):
     prefer_own_ciphers: bool
     tickets: bool
     ticket_count: int
-    named: list[tuple[str, list[tuple[bytes, bytes]]]]
+    named: Sequence[tuple[str, Sequence[tuple[bytes, bytes]]]]
 
 @final
 class RustlsSetup:
@@ -325,6 +325,7 @@ class RustlsObject:
     def shared_ciphers(self) -> list[tuple[str, str, int]] | None: ...
     def verify_client_post_handshake(self) -> None: ...
     def version(self) -> str | None: ...
+
 @final
 class TlsProtocol(asyncio.BufferedProtocol):
     def __new__(

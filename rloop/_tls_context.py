@@ -299,7 +299,7 @@ class Context(ssl.SSLContext):
             record.built[server_side] = built
         return built
 
-    def _settings(self, server_side: bool) -> _rloop._RustlsSettings:
+    def _settings(self, server_side: bool) -> "_rloop._RustlsSettings":
         """What rustls has to do.
 
         Raises:

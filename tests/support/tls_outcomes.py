@@ -110,6 +110,5 @@ async def outcome_of(
         for side in (client_side, server_side):
             if side.transport is not None:
                 side.transport.abort()
-    for sock in (near, far):
-        await eventually(lambda sock=sock: sock.fileno() == -1)
+    await eventually(lambda: near.fileno() == far.fileno() == -1)
     return Outcome(*fared)
