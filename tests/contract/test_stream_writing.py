@@ -217,6 +217,32 @@ async def test_the_protocol_is_paused_above_the_high_mark_and_resumed_at_the_low
         assert protocol.log == ["connection_made", "pause_writing", "resume_writing"]
 
 
+async def test_writelines_that_empties_the_queue_resumes_the_protocol() -> None:
+    protocol = RecordingProtocol()
+    async with connected(protocol, "unix") as (transport, peer):
+        transport.set_write_buffer_limits(high=0)
+        filled = fill_descriptor(transport.get_extra_info("socket").fileno())
+        transport.write(b"1")
+        assert protocol.log == ["connection_made", "pause_writing"]
+        # The loop has no turn in which it could hear that the socket has room again.
+        receive_exactly(peer, filled)
+        transport.writelines([b"2", b"3"])
+        await protocol.called("resume_writing")
+        assert receive_exactly(peer, 3) == b"123"
+
+
+async def test_writelines_that_empties_the_queue_ends_a_closing_connection() -> None:
+    protocol = RecordingProtocol()
+    async with connected(protocol, "unix") as (transport, peer):
+        filled = fill_descriptor(transport.get_extra_info("socket").fileno())
+        transport.write(b"1")
+        transport.close()
+        receive_exactly(peer, filled)
+        transport.writelines([b"2", b"3"])
+        assert await protocol.called("connection_lost") is None
+        assert receive_until_eof(peer) == b"123"
+
+
 async def test_a_high_mark_of_zero_pauses_on_any_queued_byte() -> None:
     protocol = RecordingProtocol()
     async with connected(protocol, "unix") as (transport, peer):

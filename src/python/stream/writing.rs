@@ -135,16 +135,18 @@ impl StreamTransport {
             let buffered = state.queue.len();
             let change = match flushed {
                 Ok(Flushed::Partly) => state.flow.grown(buffered),
-                _ => FlowChange::Unchanged,
+                Ok(Flushed::Everything) => state.flow.shrunk(buffered),
+                Err(_) => FlowChange::Unchanged,
             };
             (flushed, change, old_context)
         };
         drop((used, old_context));
         Self::update_interest(slf);
-        match flushed {
-            Ok(_) => Self::apply_flow_change(slf, change),
-            Err(error) => Self::write_failed(slf, os_error(py, &error)),
+        if let Err(error) = flushed {
+            return Self::write_failed(slf, os_error(py, &error));
         }
+        Self::apply_flow_change(slf, change)?;
+        Self::finish_if_empty(slf)
     }
 
     /// The socket has room again.
@@ -187,7 +189,12 @@ impl StreamTransport {
             return Self::write_failed(slf, os_error(py, &error));
         }
         Self::apply_flow_change(slf, change)?;
-        // resume_writing() may have queued more.
+        Self::finish_if_empty(slf)
+    }
+
+    /// Does what waits for the queue to be empty. The call before may have queued more.
+    fn finish_if_empty(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
         let (waiter, closing) = {
             let state = slf.get().state.lock();
             if !state.queue.is_empty() {
