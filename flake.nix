@@ -40,7 +40,7 @@
           root = ./.;
           fileset = lib.fileset.unions paths;
         };
-      sources = files [
+      sources = [
         ./Cargo.lock
         ./Cargo.toml
         ./LICENSE
@@ -65,7 +65,7 @@
         (interpreter pkgs tag).pkgs.buildPythonPackage {
           pname = "rloop";
           inherit version meta;
-          src = sources;
+          src = files sources;
           pyproject = true;
           cargoDeps = crates pkgs;
           nativeBuildInputs = [
@@ -82,7 +82,7 @@
         pkgs.stdenv.mkDerivation {
           pname = "rloop-manylinux-cp${short tag}";
           inherit version meta;
-          src = sources;
+          src = files (sources ++ [ ./ci/unwinder.py ]);
           cargoDeps = crates pkgs;
           nativeBuildInputs = [
             pkgs.auditwheel
@@ -97,8 +97,10 @@
           buildPhase = ''
             export HOME=$TMPDIR ZIG_GLOBAL_CACHE_DIR=$TMPDIR/zig
             export RUSTFLAGS="--remap-path-prefix=$NIX_BUILD_TOP=/build"
+            python${tag} ci/unwinder.py target/unwinder \
+              zig cc -target ${pkgs.stdenv.hostPlatform.parsed.cpu.name}-linux-gnu.2.17
             maturin build --release --offline --zig --compatibility manylinux2014 \
-              --interpreter python${tag} --out $out
+              --interpreter python${tag} --out $out -- -C link-arg=target/unwinder/libgcc_s.so.1
           '';
           doCheck = true;
           checkPhase = "auditwheel show $out/*.whl | tee /dev/stderr | grep -q manylinux_2_17";
@@ -111,7 +113,7 @@
         pkgs.rustPlatform.buildRustPackage {
           pname = "loadgen";
           inherit version meta;
-          src = sources;
+          src = files sources;
           cargoLock.lockFile = ./Cargo.lock;
           cargoBuildFlags = [ "--package=loadgen" ];
           doCheck = false;

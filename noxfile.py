@@ -41,6 +41,7 @@ LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests")
 
 WHEEL_SOURCES = (
     "ci/build.py",
+    "ci/unwinder.py",
     "Cargo.toml",
     "Cargo.lock",
     "LICENSE",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -24,13 +25,19 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from unwinder import make_stand_in
+
 ROOT = Path(__file__).resolve().parent.parent
 
 SOURCE_DATE_EPOCH = "315532800"
 """The time that is written into archives: 1980, the earliest that zip knows, as maturin's own."""
 
 COMPATIBILITY = "manylinux2014"
-"""The oldest C library that wheels for Linux run on, 2.17: also the oldest that Rust runs on."""
+GLIBC = "2.17"
+"""The oldest C library that wheels for Linux run on: also the oldest that Rust runs on."""
+
+UNWINDER = Path("target", "unwinder")
+"""Where the stand-in for libgcc_s is made; relative to the sources (see unwinder.py)."""
 
 DISTURBING = re.compile(
     r"C(PP|XX)?FLAGS|(CARGO_ENCODED_|CARGO_BUILD_)?RUSTFLAGS|CARGO_PROFILE_.*|CARGO_INCREMENTAL"
@@ -79,10 +86,15 @@ def command(arguments: argparse.Namespace) -> list[str]:
     out = f"--out={arguments.out.resolve()}"
     if arguments.what == "sdist":
         return ["maturin", "sdist", out]
-    call = ["maturin", "build", "--release", "--locked", out]
-    if sys.platform == "linux":
-        call += ["--zig", f"--compatibility={COMPATIBILITY}"]
-    return [*call, f"--interpreter={arguments.interpreter}"]
+    build = ["maturin", "build", "--release", "--locked", out]
+    build.append(f"--interpreter={arguments.interpreter}")
+    if sys.platform != "linux":
+        return build
+    target = f"{platform.machine()}-linux-gnu.{GLIBC}"
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target]
+    library = make_stand_in(arguments.source.resolve() / UNWINDER, compiler)
+    link = f"link-arg={UNWINDER / library.name}"
+    return [*build, "--zig", f"--compatibility={COMPATIBILITY}", "--", "-C", link]
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ to one state of the sources, that of the sdist there: when that changes, the res
 
 - ``NAME.tar.gz``: the sdist, which is every file under version control.
 - ``NAME.whl``: the wheel; ``NAME.whl.auditwheel.json``: what auditwheel finds in it, on Linux. A
-  wheel that needs a newer C library than its name says is refused.
+  wheel that needs a newer C library than its name says is refused, and one with its own unwinder.
 - ``NAME-TARGET.cdx.json``: the bill of materials of the Rust code (see sbom.py).
 - ``SHA256SUMS``: of all these, as ``sha256sum --check`` reads it.
 
@@ -57,10 +57,13 @@ def refresh_sdist() -> None:
 
 
 def write_verdict(wheel: Path) -> None:
-    """Have auditwheel judge `wheel`; ends the program if it needs more than its name says."""
+    """Have auditwheel judge `wheel`; ends the program if it would not run, or crash, somewhere."""
     audit = ["auditwheel", "show", "--json", str(wheel)]
     shown = subprocess.run(audit, check=True, stdout=subprocess.PIPE, text=True).stdout
-    verdict = json.loads(shown)["overall_tag"]
+    judged = json.loads(shown)
+    verdict = judged["overall_tag"]
+    if "libgcc_s.so.1" not in judged["versioned_symbols"]:
+        sys.exit(f"{wheel.name} brings its own unwinder: see ci/unwinder.py")
     if verdict not in wheel.stem.split("-")[-1].split("."):
         sys.exit(f"auditwheel calls {wheel.name} {verdict}: it does not run where it says")
     wheel.with_name(f"{wheel.name}.auditwheel.json").write_text(shown, encoding="utf-8")

@@ -14,12 +14,18 @@ import distribution
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="auditwheel judges Linux wheels")
 
 
-def answer_with(monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
-    """Let auditwheel call every wheel `tag`."""
+SYMBOLS = {"libc.so.6": ["GLIBC_2.17"], "libgcc_s.so.1": ["GCC_3.0"]}
+
+
+def answer_with(
+    monkeypatch: pytest.MonkeyPatch, tag: str, symbols: dict[str, list[str]] = SYMBOLS
+) -> None:
+    """Let auditwheel call every wheel `tag`, and find `symbols` in it."""
+    answer = json.dumps({"overall_tag": tag, "versioned_symbols": symbols})
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[:2] == ["auditwheel", "show"]
-        return subprocess.CompletedProcess(command, 0, json.dumps({"overall_tag": tag}))
+        return subprocess.CompletedProcess(command, 0, answer)
 
     monkeypatch.setattr(subprocess, "run", run)
 
@@ -38,6 +44,14 @@ def test_a_wheel_that_needs_a_newer_library_than_it_says_is_refused(
     with pytest.raises(SystemExit, match="manylinux_2_34_x86_64: it does not run where it says"):
         distribution.write_verdict(wheel)
     assert list(wheel.parent.iterdir()) == [wheel]
+
+
+def test_a_wheel_with_its_own_unwinder_is_refused(
+    wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_with(monkeypatch, "manylinux_2_17_x86_64", {"libc.so.6": ["GLIBC_2.17"]})
+    with pytest.raises(SystemExit, match="brings its own unwinder"):
+        distribution.write_verdict(wheel)
 
 
 def test_the_verdict_lies_beside_the_wheel(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,10 @@
           rustc = named "rustc";
           rustfmt = named "rustfmt";
           stdenv = {
-            hostPlatform = { inherit isLinux; };
+            hostPlatform = {
+              inherit isLinux;
+              parsed.cpu.name = builtins.head (builtins.split "-" system);
+            };
             mkDerivation =
               {
                 pname,
