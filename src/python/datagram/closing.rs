@@ -37,13 +37,7 @@ impl DatagramTransport {
         slf: &Bound<'_, Self>,
         error: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let py = slf.py();
-        let called = match slf.get().protocol(py) {
-            Some(protocol) => {
-                protocol.call_method1(py, intern!(py, "connection_lost"), (error,)).map(|_| ())
-            }
-            None => Ok(()),
-        };
+        let called = Self::tell_connection_lost(slf, error);
         let released = Self::release(slf);
         called.and(released)
     }

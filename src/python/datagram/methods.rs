@@ -5,17 +5,16 @@ use super::state::{DatagramState, Objects, ReadPath};
 use super::transport::{DatagramTransport, Remote};
 use crate::driving::datagram::{DatagramSocket, Family};
 use crate::python::event_loop::EventLoop;
-use crate::python::shard::Work;
 use crate::python::transports::{
     Endpoint, Place, Transport, checked_limits, extra_info, hold_socket,
 };
 use crate::python::{ffi, imports};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyType};
 use std::os::fd::RawFd;
 
 #[pymethods]
@@ -81,16 +80,11 @@ impl DatagramTransport {
     /// Schedules `connection_made()`, the first read, and the waiter.
     fn _open(slf: &Bound<'_, Self>, waiter: Option<Py<PyAny>>) -> PyResult<()> {
         let py = slf.py();
-        let this = slf.get();
-        let (Some(event_loop), Some(protocol)) = (this.event_loop(py), this.protocol(py)) else {
-            return Err(PyRuntimeError::new_err("the transport is closed"));
-        };
-        let shard = &this.place.home;
-        event_loop.get().evict(py, this.place.fd)?;
-        let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
-        EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
-        shard.push(Work::StartReading(Transport::Datagram(slf.clone().unbind())));
-        EventLoop::schedule_waiter(&event_loop, waiter)
+        let place = &slf.get().place;
+        if let Some(event_loop) = slf.get().event_loop(py) {
+            event_loop.get().evict(py, place.fd)?;
+        }
+        Self::schedule_start(slf, place, Transport::Datagram(slf.clone().unbind()), waiter)
     }
 
     /// asyncio's class of such transports, for `isinstance()`.

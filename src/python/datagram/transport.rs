@@ -31,14 +31,9 @@ pub(crate) struct DatagramTransport {
 }
 
 impl Endpoint for DatagramTransport {
-    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
         let state = self.state.lock();
-        state.objects.as_ref().map(|objects| objects.event_loop.clone_ref(py).into_bound(py))
-    }
-
-    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let state = self.state.lock();
-        state.objects.as_ref().map(|objects| objects.protocol.clone_ref(py))
+        state.objects.as_ref().map(|objects| operation(&objects.event_loop, &objects.protocol))
     }
 }
 

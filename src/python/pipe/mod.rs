@@ -12,7 +12,7 @@
 //! | thing | file |
 //! |---|---|
 //! | the end that is read | `read` |
-//! | the end that is written | `write` |
+//! | the end that is written | `write`, `write_events` |
 //! | what Python sees of them | `read_methods`, `write_methods` |
 //! | the Python objects of an open transport | `objects` |
 
@@ -20,6 +20,7 @@ mod objects;
 mod read;
 mod read_methods;
 mod write;
+mod write_events;
 mod write_methods;
 
 pub(crate) use read::{ReadPipeTransport, ReadRemote};

@@ -70,14 +70,9 @@ enum Outcome<'py> {
 }
 
 impl Endpoint for ReadPipeTransport {
-    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
         let state = self.state.lock();
-        state.objects.as_ref().map(|objects| objects.event_loop.clone_ref(py).into_bound(py))
-    }
-
-    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let state = self.state.lock();
-        state.objects.as_ref().map(|objects| objects.protocol.clone_ref(py))
+        state.objects.as_ref().map(|objects| operation(&objects.event_loop, &objects.protocol))
     }
 }
 
@@ -322,13 +317,7 @@ impl ReadPipeTransport {
         slf: &Bound<'_, Self>,
         error: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let py = slf.py();
-        let called = match slf.get().protocol(py) {
-            Some(protocol) => {
-                protocol.call_method1(py, intern!(py, "connection_lost"), (error,)).map(|_| ())
-            }
-            None => Ok(()),
-        };
+        let called = Self::tell_connection_lost(slf, error);
         let released = Self::release(slf);
         called.and(released)
     }

@@ -4,14 +4,11 @@ use super::objects::Beginning;
 use super::read::{ReadPipeTransport, ReadRemote, ReadState};
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
-use crate::python::shard::Work;
 use crate::python::transports::{Endpoint, Transport, extra_info};
 use parking_lot::Mutex;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple, PyType};
+use pyo3::types::{PyDict, PyType};
 use std::os::fd::RawFd;
 
 #[pymethods]
@@ -46,15 +43,8 @@ impl ReadPipeTransport {
 
     /// Schedules `connection_made()`, the first read, and the waiter.
     fn _open(slf: &Bound<'_, Self>, waiter: Option<Py<PyAny>>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let (Some(event_loop), Some(protocol)) = (this.event_loop(py), this.protocol(py)) else {
-            return Err(PyRuntimeError::new_err("the transport is closed"));
-        };
-        let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
-        EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
-        this.place.home.push(Work::StartReading(Transport::ReadPipe(slf.clone().unbind())));
-        EventLoop::schedule_waiter(&event_loop, waiter)
+        let transport = Transport::ReadPipe(slf.clone().unbind());
+        Self::schedule_start(slf, &slf.get().place, transport, waiter)
     }
 
     /// asyncio's class of such transports, for `isinstance()`.
@@ -146,14 +136,19 @@ impl ReadPipeTransport {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let watched = slf.get().is_watched(slf.py());
         let name = slf.get_type().name()?;
         let fd = slf.get().place.fd;
         let state = slf.get().state.lock();
-        Ok(match (&state.objects, state.closing, state.reader_active) {
-            (None, _, _) => format!("<{name} closed fd={fd} closed>"),
-            (Some(_), true, _) => format!("<{name} closing fd={fd} idle>"),
-            (Some(_), false, true) => format!("<{name} fd={fd} polling>"),
-            (Some(_), false, false) => format!("<{name} fd={fd} idle>"),
+        let polling = match (watched, state.reader_active) {
+            (false, _) => "open",
+            (true, true) => "polling",
+            (true, false) => "idle",
+        };
+        Ok(match (&state.objects, state.closing) {
+            (None, _) => format!("<{name} closed fd={fd} closed>"),
+            (Some(_), true) => format!("<{name} closing fd={fd} {polling}>"),
+            (Some(_), false) => format!("<{name} fd={fd} {polling}>"),
         })
     }
 

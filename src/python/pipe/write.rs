@@ -7,24 +7,21 @@
 use super::objects::Objects;
 use crate::driving::pipe::{Kind, WriteEnd};
 use crate::driving::registration::Direction;
-use crate::driving::stream::{self, Sink};
+use crate::driving::stream::Sink;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
 use crate::python::transports::{Call, Endpoint, Place, Transport};
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyBrokenPipeError, PyOSError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyContext, PyDict};
-use rloop_core::flow::{FlowChange, FlowControl};
+use pyo3::types::PyDict;
+use rloop_core::flow::FlowControl;
 use rloop_core::write_queue::WriteQueue;
 
 /// After so many writes on a lost pipe each further one is logged, as in `asyncio.constants`.
 const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
-
-const WRITE_FAILED: &str = "Fatal write error on pipe transport";
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum WriteRemote {
@@ -61,14 +58,9 @@ pub(crate) struct WritePipeTransport {
 }
 
 impl Endpoint for WritePipeTransport {
-    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
         let state = self.state.lock();
-        state.objects.as_ref().map(|objects| objects.event_loop.clone_ref(py).into_bound(py))
-    }
-
-    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let state = self.state.lock();
-        state.objects.as_ref().map(|objects| objects.protocol.clone_ref(py))
+        state.objects.as_ref().map(|objects| operation(&objects.event_loop, &objects.protocol))
     }
 }
 
@@ -140,7 +132,7 @@ impl WritePipeTransport {
     }
 
     /// Waits for room, or no longer, as the queue demands.
-    fn await_room(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(super) fn await_room(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let is_full = !this.state.lock().queue.is_empty();
@@ -163,7 +155,7 @@ impl WritePipeTransport {
         Ok(())
     }
 
-    fn update_interest(slf: &Bound<'_, Self>) {
+    pub(super) fn update_interest(slf: &Bound<'_, Self>) {
         let (wanted, queued) = {
             let state = slf.get().state.lock();
             let registered = state.end.as_ref().is_some_and(WriteEnd::is_registered);
@@ -251,197 +243,6 @@ impl WritePipeTransport {
         }
     }
 
-    /// The pipe has room, or its reader is gone, or seemed to be.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_event(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let (context, outcome) = {
-            let mut state = this.state.lock();
-            let state = &mut *state;
-            let (Some(objects), Some(end)) = (&state.objects, &state.end) else {
-                return Ok(());
-            };
-            if state.finished {
-                return Ok(());
-            }
-            let outcome = end.arm().and_then(|quiet| {
-                Ok(if quiet {
-                    Seen::Room
-                } else if end.is_abandoned()? {
-                    Seen::End
-                } else {
-                    Seen::Nothing
-                })
-            });
-            (objects.context.clone_ref(py), outcome)
-        };
-        // What cannot be asked cannot be waited for.
-        let outcome = outcome.or_os_error(py);
-        let context = context.bind(py);
-        match outcome {
-            Ok(Seen::Room) => Self::flush(slf, context),
-            Ok(Seen::End) => Self::abandoned(slf, context),
-            Ok(Seen::Nothing) => {
-                Self::renew(slf)?;
-                Self::flush(slf, context)
-            }
-            Err(error) => Self::write_failed(slf, error),
-        }
-    }
-
-    fn renew(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let this = slf.get();
-        let io = this.place.home.io()?;
-        let renewed = {
-            let _entered = io.driver.enter();
-            this.state.lock().end.as_mut().map_or(Ok(()), WriteEnd::renew)
-        };
-        match renewed {
-            Ok(()) => Ok(()),
-            Err(error) => Self::write_failed(slf, os_error(slf.py(), &error)),
-        }
-    }
-
-    /// The reader is gone.
-    fn abandoned(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
-        let py = slf.py();
-        Self::log(slf, "info", "%r was closed by peer")?;
-        let is_queued = !slf.get().state.lock().queue.is_empty();
-        let error = is_queued.then(|| PyBrokenPipeError::new_err(()).into_value(py).into_any());
-        ffi::in_context(context, || Self::close_with(slf, error))
-    }
-
-    /// Sends what is queued, and does what waits for the queue to be empty.
-    fn flush(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
-        let py = slf.py();
-        let mut used = Vec::new();
-        let (flushed, change) = {
-            let mut state = slf.get().state.lock();
-            let state = &mut *state;
-            if state.queue.is_empty() {
-                return Ok(());
-            }
-            let flushed = match &state.end {
-                Some(end) => stream::flush(&mut state.queue, end, &mut used).map(|_| ()),
-                None => Ok(()),
-            };
-            (flushed, state.flow.shrunk(state.queue.len()))
-        };
-        drop(used);
-        let mut outcome = Ok(());
-        ffi::in_context(context, || {
-            outcome = Self::flushed(slf, flushed.map_err(|error| os_error(py, &error)), change);
-            Ok(())
-        })?;
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_write_ready", error),
-        }
-    }
-
-    fn flushed(slf: &Bound<'_, Self>, flushed: PyResult<()>, change: FlowChange) -> PyResult<()> {
-        if let Err(error) = flushed {
-            return Self::write_failed(slf, error);
-        }
-        Self::await_room(slf)?;
-        Self::apply_flow_change(slf, change)?;
-        // resume_writing() may have queued more.
-        let closes = {
-            let mut state = slf.get().state.lock();
-            let closes = state.queue.is_empty() && state.closing && !state.finished;
-            state.finished |= closes;
-            closes
-        };
-        if closes { Self::connection_lost(slf, None) } else { Ok(()) }
-    }
-
-    fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
-        let py = slf.py();
-        {
-            let mut state = slf.get().state.lock();
-            state.lost = state.lost.saturating_add(1);
-        }
-        let exception = error.clone_ref(py).into_value(py).into_any();
-        let is_expected = error.is_instance_of::<PyOSError>(py);
-        Self::tell_of_failure(slf, error, WRITE_FAILED, is_expected)?;
-        Self::close_with(slf, Some(exception))
-    }
-
-    /// Closes the transport; what is queued is lost. Only the first call does something.
-    pub(super) fn close_with(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let unsent = {
-            let mut state = slf.get().state.lock();
-            if state.finished {
-                return Ok(());
-            }
-            state.closing = true;
-            state.finished = true;
-            state.queue.take()
-        };
-        drop(unsent);
-        Self::await_room(slf)?;
-        Self::schedule_connection_lost(slf, error)
-    }
-
-    /// Closes the transport once what is queued was sent.
-    pub(super) fn write_eof_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        {
-            let mut state = slf.get().state.lock();
-            if state.closing {
-                return Ok(());
-            }
-            state.closing = true;
-            if !state.queue.is_empty() {
-                return Ok(());
-            }
-            state.finished = true;
-        }
-        Self::update_interest(slf);
-        Self::schedule_connection_lost(slf, None)
-    }
-
-    /// Tells the protocol that the transport is closed, and lets go of everything.
-    pub(super) fn connection_lost(
-        slf: &Bound<'_, Self>,
-        error: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let called = match slf.get().protocol(py) {
-            Some(protocol) => {
-                protocol.call_method1(py, intern!(py, "connection_lost"), (error,)).map(|_| ())
-            }
-            None => Ok(()),
-        };
-        let released = Self::release(slf);
-        called.and(released)
-    }
-
-    /// Closes the pipe and drops every reference. Only the first call does something.
-    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let (objects, end, unsent) = {
-            let mut state = slf.get().state.lock();
-            state.closing = true;
-            state.finished = true;
-            (state.objects.take(), state.end.take(), state.queue.take())
-        };
-        drop(unsent);
-        let Some(objects) = objects else {
-            return Ok(());
-        };
-        slf.get().place.leave();
-        if let Some(end) = end
-            && objects.is_closed_elsewhere(py)?
-        {
-            end.forget();
-        }
-        Self::update_interest(slf);
-        objects.close(py)
-    }
-
     /// Writes bytes-like data.
     pub(super) fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         if Self::forward(slf, || buffer::snapshot(data).map(WriteRemote::Write))? {
@@ -449,15 +250,6 @@ impl WritePipeTransport {
         }
         ffi::with_bytes(data, |bytes| Self::write_checked(slf, bytes, || buffer::snapshot(data)))?
     }
-}
-
-/// What an event of the pipe tells.
-enum Seen {
-    Room,
-    /// The reader is gone.
-    End,
-    /// The reader was gone, and is not any more.
-    Nothing,
 }
 
 fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {

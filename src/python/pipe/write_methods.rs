@@ -5,14 +5,12 @@ use super::write::{WritePipeTransport, WriteRemote, WriteState};
 use crate::driving::pipe::WriteEnd;
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
-use crate::python::shard::Work;
 use crate::python::transports::{Endpoint, Transport, checked_limits, extra_info};
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyAssertionError, PyRuntimeError};
+use pyo3::exceptions::PyAssertionError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 use rloop_core::flow::FlowControl;
 use rloop_core::write_queue::WriteQueue;
 use std::os::fd::RawFd;
@@ -49,15 +47,8 @@ impl WritePipeTransport {
 
     /// Schedules `connection_made()`, the watch for the end of the reader, and the waiter.
     fn _open(slf: &Bound<'_, Self>, waiter: Option<Py<PyAny>>) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let (Some(event_loop), Some(protocol)) = (this.event_loop(py), this.protocol(py)) else {
-            return Err(PyRuntimeError::new_err("the transport is closed"));
-        };
-        let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
-        EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
-        this.place.home.push(Work::StartReading(Transport::WritePipe(slf.clone().unbind())));
-        EventLoop::schedule_waiter(&event_loop, waiter)
+        let transport = Transport::WritePipe(slf.clone().unbind());
+        Self::schedule_start(slf, &slf.get().place, transport, waiter)
     }
 
     /// asyncio's class of such transports, for `isinstance()`.
@@ -195,15 +186,20 @@ impl WritePipeTransport {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let watched = slf.get().is_watched(slf.py());
         let name = slf.get_type().name()?;
         let fd = slf.get().place.fd;
         let state = slf.get().state.lock();
-        let polling = if state.queue.is_empty() { "idle" } else { "polling" };
         let buffered = state.queue.len();
+        let polling = match (watched, buffered) {
+            (false, _) => "open".to_owned(),
+            (true, 0) => "idle bufsize=0".to_owned(),
+            (true, _) => format!("polling bufsize={buffered}"),
+        };
         Ok(match (&state.objects, state.closing) {
             (None, _) => format!("<{name} closed fd={fd} closed>"),
-            (Some(_), true) => format!("<{name} closing fd={fd} {polling} bufsize={buffered}>"),
-            (Some(_), false) => format!("<{name} fd={fd} {polling} bufsize={buffered}>"),
+            (Some(_), true) => format!("<{name} closing fd={fd} {polling}>"),
+            (Some(_), false) => format!("<{name} fd={fd} {polling}>"),
         })
     }
 

@@ -3,7 +3,9 @@
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::{Handle, must_propagate};
 use crate::python::imports;
-use pyo3::exceptions::PyValueError;
+use crate::python::shard::Work;
+use crate::python::transports::{Place, Transport};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
@@ -13,11 +15,57 @@ use rloop_core::flow::{DEFAULT_HIGH, FlowChange, FlowControl};
 
 /// A transport class.
 pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
+    /// Runs `operation` on the loop and the protocol, under the transport's lock; `None` once the
+    /// transport is closed.
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R>;
+
     /// The loop; `None` once the transport is closed.
-    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>>;
+    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+        self.with_ends(|event_loop, _| event_loop.clone_ref(py).into_bound(py))
+    }
 
     /// The protocol; `None` once the transport is closed.
-    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>>;
+    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.with_ends(|_, protocol| protocol.clone_ref(py))
+    }
+
+    /// Schedules `connection_made()`, the start of `transport`, which is this one, and `waiter`.
+    fn schedule_start(
+        slf: &Bound<'_, Self>,
+        place: &Place,
+        transport: Transport,
+        waiter: Option<Py<PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let (Some(event_loop), Some(protocol)) = (this.event_loop(py), this.protocol(py)) else {
+            return Err(PyRuntimeError::new_err("the transport is closed"));
+        };
+        let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
+        let arguments = PyTuple::new(py, [slf.as_any()])?.unbind();
+        EventLoop::schedule(&event_loop, connection_made, arguments, None)?;
+        place.home.push(Work::StartReading(transport));
+        EventLoop::schedule_waiter(&event_loop, waiter)
+    }
+
+    /// Calls `connection_lost(error)`.
+    fn tell_connection_lost(
+        slf: &Bound<'_, Self>,
+        error: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        match slf.get().protocol(py) {
+            Some(protocol) => {
+                protocol.call_method1(py, intern!(py, "connection_lost"), (error,)).map(|_| ())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// True unless the transport or its loop is closed.
+    fn is_watched(&self, py: Python<'_>) -> bool {
+        self.event_loop(py).is_some_and(|event_loop| event_loop.get().check_closed().is_ok())
+    }
 
     /// True if the loop is in debug mode.
     fn is_debug(&self, py: Python<'_>) -> bool {
