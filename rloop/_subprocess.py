@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rloop.loop import TokioLoop
 
+_NAMES = vars(unix_events)
+_THREADED_WATCHER: Any = _NAMES.get("_ThreadedChildWatcher") or _NAMES["ThreadedChildWatcher"]
+"""Its name is private from Python 3.14 on, where the public one is gone."""
+
 _ALREADY_REAPED = 255
 """The exit code of a child whose own was taken by somebody else, as in asyncio."""
 
@@ -62,6 +66,12 @@ class Children:
 
     def _watch(self, event_loop: "TokioLoop", transport: Any) -> None:
         pid: int = transport.get_pid()
+        # From Python 3.14 on, asyncio finds out for each loop whether there are pidfds.
+        watcher = getattr(event_loop, "_watcher", None)
+        if isinstance(watcher, _THREADED_WATCHER):
+            self._threads = watcher
+            self._watch_in_thread(event_loop, transport)
+            return
         try:
             pidfd = os.pidfd_open(pid)
         except (AttributeError, OSError):
@@ -93,12 +103,14 @@ class Children:
 
     def _watch_in_thread(self, event_loop: "TokioLoop", transport: Any) -> None:
         if self._threads is None:
-            # Its name is private from Python 3.14 on, where the public one is gone.
-            names = vars(unix_events)
-            self._threads = (names.get("_ThreadedChildWatcher") or names["ThreadedChildWatcher"])()
+            self._threads = _THREADED_WATCHER()
         context = contextvars.copy_context()
 
         def on_end(pid: int, returncode: int) -> None:
+            if event_loop._crew is None:
+                # In one step with the reaping, so that nobody signals the number in between.
+                event_loop._child_watcher_callback(pid, returncode, transport)
+                return
             # Where the transport lives, which the thread's own context does not tell.
             event_loop.call_soon_threadsafe(
                 event_loop._child_watcher_callback, pid, returncode, transport, context=context

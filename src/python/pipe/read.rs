@@ -140,7 +140,7 @@ impl ReadPipeTransport {
         Ok(())
     }
 
-    fn update_interest(slf: &Bound<'_, Self>) {
+    pub(super) fn update_interest(slf: &Bound<'_, Self>) {
         let wanted = slf.get().state.lock().reader_active;
         let transport = || Transport::ReadPipe(slf.clone().unbind());
         slf.get().place.update_interest(wanted, false, transport);

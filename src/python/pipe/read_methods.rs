@@ -162,6 +162,19 @@ impl ReadPipeTransport {
         self.state.lock().objects.as_ref().map(|objects| objects.pipe.clone_ref(py))
     }
 
+    /// Lets go of the pipe without closing it, whatever it is set to.
+    #[setter(_pipe)]
+    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
+        let (objects, method, end) = {
+            let mut state = slf.get().state.lock();
+            state.reader_active = false;
+            (state.objects.take(), state.data_received.take(), state.end.take())
+        };
+        drop(end);
+        drop((objects, method));
+        Self::update_interest(slf);
+    }
+
     #[getter]
     fn _fileno(&self) -> RawFd {
         self.place.fd

@@ -213,6 +213,19 @@ impl WritePipeTransport {
         self.state.lock().objects.as_ref().map(|objects| objects.pipe.clone_ref(py))
     }
 
+    /// Lets go of the pipe without closing it, whatever it is set to.
+    #[setter(_pipe)]
+    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
+        let (objects, end, unsent) = {
+            let mut state = slf.get().state.lock();
+            state.finished = true;
+            (state.objects.take(), state.end.take(), state.queue.take())
+        };
+        drop(end);
+        drop((objects, unsent));
+        Self::update_interest(slf);
+    }
+
     #[getter]
     fn _fileno(&self) -> RawFd {
         self.place.fd
