@@ -39,6 +39,9 @@ REQUIREMENTS = ROOT / "ci" / "requirements"
 LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests")
 """The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
 
+CARGO_FUZZ = "0.13.2"
+"""The version of cargo-fuzz."""
+
 WHEEL_SOURCES = (
     "ci/build.py",
     "ci/unwinder.py",
@@ -175,6 +178,38 @@ def rust(session: nox.Session) -> None:
         CARGO_PROFILE_RELEASE_LTO="off",
         CARGO_PROFILE_RELEASE_CODEGEN_UNITS="16",
     )
+
+
+@nox.session(python=False)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the TLS engine; the argument is how many seconds each target gets, by default 60.
+
+    It needs a nightly Rust, by rustup. What is found worth keeping stays in target/fuzz/corpus.
+    """
+    seconds = int(session.posargs[0]) if session.posargs else 60
+    tools = ROOT / "target" / "tools"
+    program = tools / "bin" / "cargo-fuzz"
+    if not program.exists():
+        cargo(session, "install", "--locked", f"--root={tools}", f"cargo-fuzz@{CARGO_FUZZ}")
+    for source in sorted((ROOT / "fuzz" / "fuzz_targets").glob("*.rs")):
+        corpus = ROOT / "target" / "fuzz" / "corpus" / source.stem
+        corpus.mkdir(parents=True, exist_ok=True)
+        with session.chdir(ROOT):
+            session.run(
+                str(program),
+                "run",
+                # What is fuzzed has no unsafe code.
+                "--sanitizer=none",
+                f"--target-dir={ROOT / 'target' / 'fuzz'}",
+                source.stem,
+                str(corpus),
+                "--",
+                f"-max_total_time={seconds}",
+                "-timeout=10",
+                "-max_len=4096",
+                external=True,
+                env={"RUSTUP_TOOLCHAIN": "nightly"},
+            )
 
 
 @nox.session(python=PREFERRED, requires=["wheel-{python}"])

@@ -1,0 +1,167 @@
+"""Other implementations as peers: OpenSSL's command line, and curl; and a scan of a server."""
+
+import asyncio
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from rloop import tls
+from support.certificates import HOST, Certificates
+from support.fast_tls import over_bios
+from support.peers import LOOPBACK
+
+Loop = asyncio.AbstractEventLoop
+
+PATIENCE = 20
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+
+
+def on(context: tls.Context, loop_name: str) -> tls.Context:
+    """Have the context served by rustls on the loop."""
+    assert context.engine == "rustls", context.engine_reason
+    return context if loop_name == "rloop" else over_bios(context)
+
+
+async def run(*command: str, stdin: bytes = b"") -> tuple[int | None, str]:
+    """Run a program to its end; return its exit status and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(stdin), PATIENCE)
+    return process.returncode, output.decode("utf-8", "replace")
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer a request of HTTP, or end with the peer."""
+    try:
+        if (await reader.readline()).startswith(b"GET"):
+            writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello from the loop\n")
+            await writer.drain()
+    except (OSError, ssl.SSLError):
+        pass
+    finally:
+        writer.close()
+
+
+@asynccontextmanager
+async def serving(certificates: Certificates, loop_name: str, **wishes: Any) -> AsyncIterator[int]:
+    """Serve with the fast engine; give the port."""
+    context = on(tls.server_context(certificates["good"][0].file, **wishes), loop_name)
+    server = await asyncio.start_server(answer, LOOPBACK, 0, ssl=context)
+    async with server:
+        port: int = server.sockets[0].getsockname()[1]
+        yield port
+
+
+@needs_curl
+@pytest.mark.parametrize("option", ["--tls-max=1.2", "--tlsv1.3"])
+async def test_curl_is_served(
+    certificates: Certificates, loop_name: str, loop: Loop, option: str
+) -> None:
+    async with serving(certificates, loop_name, alpn=["http/1.1"]) as port:
+        status, output = await run(
+            *("curl", "--silent", "--show-error", *option.split("="), "--http1.1"),
+            *("--cacert", str(certificates.trusted.file)),
+            *("--resolve", f"{HOST}:{port}:{LOOPBACK}", f"https://{HOST}:{port}/"),
+        )
+    assert (status, output) == (0, "hello from the loop\n")
+
+
+def s_client(port: int, *options: str) -> tuple[str, ...]:
+    return ("openssl", "s_client", "-connect", f"{LOOPBACK}:{port}", *options)
+
+
+@needs_openssl
+@pytest.mark.parametrize(("option", "version"), [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")])
+async def test_openssls_client_verifies_the_server(
+    certificates: Certificates, loop_name: str, loop: Loop, option: str, version: str
+) -> None:
+    async with serving(certificates, loop_name, alpn=["h2"]) as port:
+        status, output = await run(
+            *s_client(port, option, "-CAfile", str(certificates.trusted.file)),
+            *("-servername", HOST, "-verify_hostname", HOST, "-verify_return_error"),
+            *("-alpn", "h2", "-ign_eof"),
+            stdin=b"GET / HTTP/1.0\r\n\r\n",
+        )
+    assert status == 0
+    assert "Verification: OK" in output
+    assert "ALPN protocol: h2" in output
+    assert f"New, {version}" in output
+    assert "Compression: NONE" in output
+    assert "hello from the loop" in output
+
+
+@needs_openssl
+@pytest.mark.parametrize("option", ["-tls1_2", "-tls1_3"])
+async def test_openssls_server_is_talked_to(
+    certificates: Certificates, loop_name: str, loop: Loop, option: str
+) -> None:
+    issued, name = certificates["good"]
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_server", "-accept", f"{LOOPBACK}:0", "-cert", str(issued.file)),
+        *("-key", str(issued.file), "-rev", option),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        line = b""
+        while not line.startswith(b"ACCEPT"):
+            line = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
+            assert line
+        port = int(line.rsplit(b":", 1)[1])
+        client = on(tls.client_context(certificates.trusted.file), loop_name)
+        reader, writer = await asyncio.open_connection(
+            LOOPBACK, port, ssl=client, server_hostname=name
+        )
+        for word in (b"rustls", b"loop" * 10):
+            writer.write(word + b"\n")
+            assert await reader.readline() == word[::-1] + b"\n"
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+@needs_openssl
+@pytest.mark.parametrize("option", ["-tls1", "-tls1_1"])
+async def test_a_scan_finds_no_old_version(
+    certificates: Certificates, loop_name: str, loop: Loop, option: str
+) -> None:
+    async with serving(certificates, loop_name) as port:
+        status, output = await run(*s_client(port, option, "-cipher", "ALL:@SECLEVEL=0"))
+    assert status != 0
+    assert "Cipher is (NONE)" in output
+
+
+@needs_openssl
+async def test_a_scan_finds_no_weak_cipher(
+    certificates: Certificates, loop_name: str, loop: Loop
+) -> None:
+    _, listed = await run("openssl", "ciphers", "-tls1_2", "-s", "ALL:COMPLEMENTOFALL:@SECLEVEL=0")
+    accepted = set()
+    async with serving(certificates, loop_name) as port:
+        for cipher in listed.strip().split(":"):
+            if cipher.startswith("TLS_"):
+                continue
+            status, output = await run(
+                *s_client(port, "-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0")
+            )
+            if status == 0 and f"Cipher is {cipher}" in output:
+                accepted.add(cipher)
+    assert accepted == {
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-CHACHA20-POLY1305",
+    }
