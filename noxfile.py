@@ -203,6 +203,7 @@ def fuzz(session: nox.Session) -> None:
                 f"--target-dir={ROOT / 'target' / 'fuzz'}",
                 source.stem,
                 str(corpus),
+                str(ROOT / "fuzz" / "seeds" / source.stem),
                 "--",
                 f"-max_total_time={seconds}",
                 "-timeout=10",
