@@ -2,8 +2,8 @@
 
 ``python -m rloop script.py args...`` and ``python -m rloop -m module args...`` run what
 ``python script.py`` and ``python -m module`` would; loops that the program makes with
-``asyncio.run()`` or ``asyncio.new_event_loop()`` are TokioLoops. ``--threads N`` before the program's
-name gives each of them so many threads.
+``asyncio.run()`` or ``asyncio.new_event_loop()`` are TokioLoops. ``--threads N`` before the
+program's name gives each of them so many threads.
 """
 
 import argparse

@@ -8,9 +8,9 @@ from typing import Any
 class Server(base_events.Server):
     """An ``asyncio.Server`` whose connections begin and end on any thread.
 
-    The standard library's server counts its transports and wakes who waits for the last of them. Here
-    a lock makes each such step one. What runs under the lock schedules callbacks and calls none, so
-    nothing can wait for it in a circle.
+    The standard library's server counts its transports and wakes who waits for the last of them.
+    Here a lock makes each such step one. What runs under the lock schedules callbacks and calls
+    none, so nothing can wait for it in a circle.
     """
 
     _lock: threading.RLock

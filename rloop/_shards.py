@@ -143,8 +143,8 @@ def spawn(
     Args:
         coro: the coroutine.
         name: the name of the task.
-        context: the context the task runs in; by default a copy of the current one. A context that has
-            a home already, because something ran in it, keeps that home.
+        context: the context the task runs in; by default a copy of the current one. A context that
+            has a home already, because something ran in it, keeps that home.
 
     Returns:
         A future that carries the result, the exception or the cancellation. Any shard may await and
@@ -205,9 +205,9 @@ def current_shard() -> int:
 def pinned() -> Iterator[None]:
     """Keep the connections of servers that start inside on the shard that accepts them.
 
-    For code that cannot bear parallelism: protocols that share state without locks. Servers that are
-    created, or start serving, within the ``with`` statement handle all their connections on the shard
-    of the caller.
+    For code that cannot bear parallelism: protocols that share state without locks. Servers that
+    are created, or start serving, within the ``with`` statement handle all their connections on the
+    shard of the caller.
     """
     token = TokioLoop._is_pinned.set(True)
     try:
@@ -226,7 +226,8 @@ def _start_on(
     def done() -> None:
         event_loop._unplace(shard)
 
-    if not asyncio.iscoroutine(coroutine):
+    given: object = coroutine
+    if not asyncio.iscoroutine(given):
         done()
         raise TypeError(f"a coroutine was expected, got {coroutine!r}")
     if context is None:
@@ -240,5 +241,6 @@ def _start_on(
 def _running_loop(function: str) -> TokioLoop:
     event_loop = asyncio.get_running_loop()
     if not isinstance(event_loop, TokioLoop):
-        raise RuntimeError(f"{function} needs a running TokioLoop, not {event_loop!r}")
+        # As asyncio.get_running_loop() does: the wrong loop is as bad as none.
+        raise RuntimeError(f"{function} needs a running TokioLoop, not {event_loop!r}")  # noqa: TRY004
     return event_loop

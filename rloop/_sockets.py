@@ -124,7 +124,7 @@ class SocketMethods(EventLoop):
                 fut.set_exception(error)
 
         def forget_if_cancelled(fut: "Future[int]") -> None:
-            if fut.cancelled():
+            if fut.cancelled() and not isinstance(sending, tuple):
                 self._forget_sock(sock, sending)
                 sending.cancel()
 

@@ -1,9 +1,9 @@
 """asyncio's streams in a loop that has several shards.
 
-A stream reader and the protocol that feeds it belong to their connection's shard: they check and then
-change their state, which is right only as long as one thread does it. But programs hand readers and
-writers around. So on other shards, what waits (``read()`` and its kin, ``drain()``) runs as a task on the
-home shard, behind what the caller wrote before.
+A stream reader and the protocol that feeds it belong to their connection's shard: they check and
+then change their state, which is right only as long as one thread does it. But programs hand
+readers and writers around. So on other shards, what waits (``read()`` and its kin, ``drain()``)
+runs as a task on the home shard, behind what the caller wrote before.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ class _Home:
     """The home of an object that the standard library made."""
 
     # Nothing of its own, and behind the class it extends, so that the objects keep their layout.
-    __slots__ = ()
+    if not TYPE_CHECKING:
+        __slots__ = ()
 
     _event_loop: "TokioLoop"
     _shard: int
@@ -70,7 +71,7 @@ def adopt(event_loop: "TokioLoop", protocol: object) -> None:
     if type(protocol) is not asyncio.StreamReaderProtocol:
         return
     shard = event_loop._home_here()
-    reader = protocol._stream_reader
+    reader = protocol._stream_reader  # type: ignore[attr-defined]
     protocol.__class__ = StreamReaderProtocol
     assert isinstance(protocol, StreamReaderProtocol)
     protocol._settle(event_loop, shard)

@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rloop import _rloop
 
@@ -17,10 +17,11 @@ MOST_THREADS = 1024
 """The most threads a loop may have."""
 
 _JOIN_TIMEOUT = 1.0
-"""How long a callback may keep the interpreter from ending, in seconds, as in src/python/exit.rs."""
+"""How long a callback may keep the interpreter from ending, in seconds."""
 
 _crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
-_warned_about_gil = False
+_warned: set[str] = set()
+"""What was warned about: once is enough."""
 
 
 def count_threads(threads: int | str | None) -> int:
@@ -44,7 +45,7 @@ def count_threads(threads: int | str | None) -> int:
                 threads = int(threads)
     if threads == "auto":
         count = _usable_cpus()
-        if sys.version_info < (3, 14) or sys._is_gil_enabled():
+        if _is_too_old() or _is_gil_enabled():
             # More would not make it faster, and on old versions not work.
             count = 1
     elif isinstance(threads, int) and not isinstance(threads, bool):
@@ -62,20 +63,33 @@ def count_threads(threads: int | str | None) -> int:
 
 def _usable_cpus() -> int:
     if sys.version_info >= (3, 13):
-        return min(os.process_cpu_count() or 1, MOST_THREADS)
-    return min(os.cpu_count() or 1, MOST_THREADS)
+        count = os.process_cpu_count()
+    else:
+        count = os.cpu_count()
+    return min(count or 1, MOST_THREADS)
+
+
+def _is_too_old() -> bool:
+    return sys.version_info < (3, 14)
+
+
+def _is_gil_enabled() -> bool:
+    if sys.version_info >= (3, 13):
+        enabled = sys._is_gil_enabled()
+    else:
+        enabled = True
+    return enabled
 
 
 def _check_interpreter(count: int) -> None:
-    if sys.version_info < (3, 14):
+    if _is_too_old():
         raise RuntimeError(
             f"a loop with {count} threads needs Python 3.14 or later: before, asyncio keeps the "
             "current task per loop and not per thread"
         )
-    global _warned_about_gil
-    if sys._is_gil_enabled() and not _warned_about_gil:
-        _warned_about_gil = True
-        warnings.warn(
+    if _is_gil_enabled() and "GIL" not in _warned:
+        _warned.add("GIL")
+        warnings.warn(  # type: ignore[call-overload, unused-ignore]
             f"a loop with {count} threads runs Python code on one core at a time, because the GIL "
             "is enabled: use a free-threaded build of Python",
             RuntimeWarning,
@@ -128,7 +142,7 @@ def _work(worker: _rloop.Worker) -> None:
     """Drive a shard whenever its loop runs."""
     while (event_loop := worker.wait()) is not None:
         try:
-            event_loop._drive(worker.shard)
+            cast("TokioLoop", event_loop)._drive(worker.shard)
         finally:
             worker.park(event_loop)
             # The loop must not live because this thread waits.

@@ -60,9 +60,7 @@ def secure(
     )
     if not sslcontext:
         sslcontext = sslproto._create_transport_context(server_side, server_hostname)
-    engine = _make_engine(
-        sslcontext, server_side, None if server_side else server_hostname or None
-    )
+    engine = _make_engine(sslcontext, server_side, None if server_side else server_hostname or None)
     secured = _rloop.TlsProtocol(
         event_loop,
         protocol,

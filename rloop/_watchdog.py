@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class Watchdog:
     """A thread that looks at the shards' counts, twice per timeout.
 
-    A shard is stuck if it is in a turn and has not finished a callback since the look before the last.
-    It is reported once, with the Python stack of its thread; the shards pay nothing for this.
+    A shard is stuck if it is in a turn and has not finished a callback since the look before the
+    last. It is reported once, with the Python stack of its thread; the shards pay nothing for this.
     """
 
     def __init__(self, event_loop: "TokioLoop", timeout: float) -> None:

@@ -16,13 +16,13 @@ import socket
 import sys
 import threading
 from asyncio import constants, events
-from collections.abc import Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from rloop import _rloop, _server, _streams
 from rloop._selector import WatchedDescriptors
-from rloop._subprocess import Children
 from rloop._sockets import SocketMethods
+from rloop._subprocess import Children
 from rloop._threads import Crew, count_threads, disband_all
 from rloop._transport import (
     DatagramTransport,
@@ -49,9 +49,9 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     With one thread, the thread rules are those of :class:`asyncio.AbstractEventLoop`: use
     :meth:`call_soon_threadsafe` from other threads.
 
-    With several, the loop has as many *shards*: the thread that runs it is shard 0, and the others are
-    threads of its own. A callback, a task and a transport have a home shard for life and never run
-    elsewhere. Every method may be called on any shard.
+    With several, the loop has as many *shards*: the thread that runs it is shard 0, and the others
+    are threads of its own. A callback, a task and a transport have a home shard for life and never
+    run elsewhere. Every method may be called on any shard.
     """
 
     _is_pinned: ClassVar[contextvars.ContextVar[bool]] = contextvars.ContextVar("rloop pinned")
@@ -68,13 +68,16 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         _transports: MutableMapping[int, SocketTransport | DatagramTransport]
 
         def _ensure_fd_no_transport(self, fd: object) -> None: ...
+        def _check_callback(self, callback: object, method: str) -> None: ...
+        def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
+        def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None: ...
 
     def __init__(self, *, threads: int | Literal["auto"] | None = None) -> None:
         """Make a loop that is not running.
 
         Args:
-            threads: how many threads the loop is to have; ``"auto"`` for as many as there are usable
-                CPUs, on a free-threaded Python; by default what the environment variable
+            threads: how many threads the loop is to have; ``"auto"`` for as many as there are
+                usable CPUs, on a free-threaded Python; by default what the environment variable
                 ``RLOOP_THREADS`` says, or else 1.
 
         Raises:
@@ -86,8 +89,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         # There is nothing to close or to warn of before all is there.
         self._closed = True
         count = count_threads(threads)
-        self._crew = None
-        self._watchdog = None
+        self._crew: Crew | None = None
+        self._watchdog: Watchdog | None = None
         if count > 1:
             self._set_shards(count)
             self._crew = Crew(self)
@@ -138,7 +141,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     @property
     def stuck_callback_timeout(self) -> float | None:
-        """How long a callback may take before it is reported, in seconds; None (the default): never.
+        """How long a callback may take before it is reported, in seconds, or None for ever.
 
         A report goes to asyncio's logger, with the stack of the thread that is stuck.
 
@@ -178,8 +181,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     def _call_for_home(self, home: int, func: Callable[..., _T], *args: Any) -> _T:
         """Call a function on a thread of an executor.
 
-        The thread's own context then names the home of the caller, where asyncio's report of the result
-        is to go.
+        The thread's own context then names the home of the caller, where asyncio's report of the
+        result is to go.
         """
         self._set_current_home(home)
         return func(*args)
@@ -192,7 +195,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     def _check_thread(self) -> None:
         if self._crew is None or events._get_running_loop() is not self:
-            super()._check_thread()
+            super()._check_thread()  # type: ignore[misc]
 
     def _drive(self, shard: int) -> None:
         """Drive a shard on this thread, a worker's, until the run ends."""
@@ -222,12 +225,13 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     ) -> None:
         if self._crew is not None:
             _server.Server.adopt(server)
-        super()._start_serving(protocol_factory, sock, sslcontext, server, *limits, **more)
+        super()._start_serving(  # type: ignore[misc]
+            protocol_factory, sock, sslcontext, server, *limits, **more
+        )
 
-    def _accept_connection2(
-        self, *arguments: Any, **more: Any
-    ) -> Coroutine[Any, Any, None]:
-        accepted = super()._accept_connection2(*arguments, **more)
+    def _accept_connection2(self, *arguments: Any, **more: Any) -> Coroutine[Any, Any, None]:
+        accepted: Coroutine[Any, Any, None]
+        accepted = super()._accept_connection2(*arguments, **more)  # type: ignore[misc]
         if self._crew is None or self._is_pinned.get(False):
             return accepted
         return self._hand_over(accepted)

@@ -48,8 +48,8 @@ def run(
         threads: how many threads the loop is to have, see :class:`TokioLoop`.
 
     Raises:
-        RuntimeError: if an event loop is running in this thread, and for several threads on a Python
-            older than 3.14.
+        RuntimeError: if an event loop is running in this thread, and for several threads on a
+            Python older than 3.14.
         ValueError: if `main` is not a coroutine (:exc:`TypeError` on newer versions of Python).
     """
     if asyncio._get_running_loop() is not None:

@@ -16,8 +16,8 @@ class ShardStatistics:
         ready: how many callbacks and events were ready when the last turn began.
         pushes: how many calls came from other threads.
         wakeups: how many waits have ended.
-        busy: the share of the time spent in callbacks, from 0 to 1, without the time when the loop was
-            stopped. None for a loop of one shard, which is not timed.
+        busy: the share of the time spent in callbacks, from 0 to 1, without the time when the loop
+            was stopped. None for a loop of one shard, which is not timed.
         slowest_callback: how long the slowest callback took, in seconds, exact to a few
             milliseconds. None for a loop of one shard.
     """

@@ -8,7 +8,9 @@ notice has no place here: that is a defect.
 
 from conformance.verdict import ExpectedFailure
 
-_PRIVATE_STEP = "calls _sock_sendfile_native_impl() as a callback, with os.sendfile replaced or without"
+_PRIVATE_STEP = (
+    "calls _sock_sendfile_native_impl() as a callback, with os.sendfile replaced or without"
+)
 
 EXPECTED_FAILURES: tuple[ExpectedFailure, ...] = (
     *(

@@ -158,8 +158,12 @@ impl Shard {
                 if is_done() {
                     return Poll::Ready(Ok(()));
                 }
-                if let Err(error) = thread.attached(|py| py.check_signals()) {
-                    return Poll::Ready(Err(error));
+                let checked = thread.attached(|py| {
+                    py.check_signals()?;
+                    PyResult::Ok(())
+                });
+                if checked.is_err() {
+                    return Poll::Ready(checked);
                 }
                 if self.inbox.park() == Park::Refused {
                     context.waker().wake_by_ref();

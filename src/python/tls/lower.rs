@@ -46,13 +46,11 @@ impl Lower {
             Self::Stream(transport) => Ok(transport.get().home().clone()),
             Self::Other(transport) => {
                 let outer = transport.bind(py).cast::<TlsTransport>().ok();
-                match outer.and_then(|outer| outer.get().protocol().get().home()) {
-                    Some(home) => Ok(home.clone()),
-                    None => {
-                        let home = event_loop.get().home_here(py)?;
-                        Ok(event_loop.get().shard(home).clone())
-                    }
+                if let Some(home) = outer.and_then(|outer| outer.get().protocol().get().home()) {
+                    return Ok(home.clone());
                 }
+                let home = event_loop.get().home_here(py)?;
+                Ok(event_loop.get().shard(home).clone())
             }
         }
     }

@@ -50,14 +50,16 @@ pub(crate) struct TlsProtocol {
 }
 
 impl Endpoint for TlsProtocol {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
+        let state = self.state.lock();
+        let application = state.links.application.as_ref()?;
+        Some(operation(state.links.event_loop.as_ref()?, &application.protocol))
+    }
+
+    /// The loop, also after the application has heard of the end.
     fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
         let state = self.state.lock();
         state.links.event_loop.as_ref().map(|event_loop| event_loop.clone_ref(py).into_bound(py))
-    }
-
-    fn protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        let state = self.state.lock();
-        state.links.application.as_ref().map(|application| application.protocol.clone_ref(py))
     }
 
     /// As in asyncio, the transport is the one below, and the protocol is this.
