@@ -24,6 +24,12 @@ enum Received<'py> {
         more: Option<Event>,
         path: Arc<ReadPath>,
     },
+    /// The TLS protocol has taken the bytes, or failed to.
+    Decrypted {
+        taken: PyResult<()>,
+        more: Option<Event>,
+        path: Arc<ReadPath>,
+    },
     /// A buffered protocol has to be asked where to receive.
     Wanted(Arc<ReadPath>),
     End(Arc<ReadPath>),
@@ -65,6 +71,11 @@ impl StreamTransport {
                 Err(error) => return Received::Failed(error),
             };
             drop(state);
+            if let Receiver::Tls(protocol) = &path.receiver
+                && let Some(taken) = protocol.get().decrypt(py, &buffer[..len])
+            {
+                return Received::Decrypted { taken, more, path };
+            }
             Received::Data { data: PyBytes::new(py, &buffer[..len]), more, path }
         });
         match received {
@@ -89,6 +100,19 @@ impl StreamTransport {
                 match called {
                     Ok(()) => Ok(()),
                     Err(error) => Self::protocol_failed(slf, error, method),
+                }
+            }
+            Received::Decrypted { taken, more, path } => {
+                slf.get().place.expect_event(more);
+                let Receiver::Tls(protocol) = &path.receiver else {
+                    return Ok(());
+                };
+                let called = taken.and_then(|()| {
+                    ffi::in_context(path.context.bind(py), || TlsProtocol::go_on(protocol.bind(py)))
+                });
+                match called {
+                    Ok(()) => Ok(()),
+                    Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
                 }
             }
             Received::Wanted(path) => Self::receive_into(slf, &path),

@@ -84,6 +84,14 @@ impl Engine {
         }
     }
 
+    /// Takes received ciphertext without keeping it, if this engine can. No Python code runs.
+    pub(super) fn decrypt(&self, py: Python<'_>, ciphertext: &[u8]) -> Option<PyResult<()>> {
+        match self {
+            Self::OpenSsl(_) => None,
+            Self::Rustls(engine) => Some(engine.get().feed(py, ciphertext)),
+        }
+    }
+
     /// Goes on with the handshake.
     pub(super) fn handshake(&self, py: Python<'_>) -> PyResult<Progress> {
         match self {

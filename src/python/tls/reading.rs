@@ -20,6 +20,20 @@ impl TlsProtocol {
     /// What asyncio lets through to the transport below, which reports it and closes.
     pub(crate) fn receive(slf: &Bound<'_, Self>, ciphertext: &Bound<'_, PyBytes>) -> PyResult<()> {
         Self::feed(slf, ciphertext)?;
+        Self::go_on(slf)
+    }
+
+    /// Decrypts `ciphertext` where it was received, if the engine can. No Python code runs.
+    /// [`TlsProtocol::go_on`] has to follow.
+    pub(crate) fn decrypt(&self, py: Python<'_>, ciphertext: &[u8]) -> Option<PyResult<()>> {
+        self.engine()?.decrypt(py, ciphertext)
+    }
+
+    /// Does what received ciphertext asks for.
+    ///
+    /// # Errors
+    /// Those of [`TlsProtocol::receive`].
+    pub(crate) fn go_on(slf: &Bound<'_, Self>) -> PyResult<()> {
         let phase = slf.get().state.lock().phase;
         match phase {
             Phase::Unwrapped => Ok(()),
