@@ -257,6 +257,16 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(python=PREFERRED, requires=["wheel-{python}"])
+def differences(session: nox.Session) -> None:
+    """Write docs/differences.md from tests on four loops; ``-- --check`` compares instead."""
+    check_interpreter(session)
+    install(session, "tests")
+    install(session, "bench")
+    install_wheel(session)
+    run_in(session, "tests", "python", "compare_loops.py", *session.posargs)
+
+
+@nox.session(python=PREFERRED, requires=["wheel-{python}"])
 def bench(session: nox.Session) -> None:
     """Measure TokioLoop against other loops; arguments go to benches/run.py."""
     check_interpreter(session)
