@@ -12,6 +12,7 @@ use crate::python::ffi;
 use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
 use crate::python::homes::Homes;
 use crate::python::imports;
+use crate::python::initialized::Initialized;
 use crate::python::shard::{Reading, Role, Shard, Work, driven_index};
 use crate::python::sockets::{self, FilePart, Target};
 use crate::python::watches::{Side, Waiter};
@@ -37,6 +38,7 @@ static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 /// from another thread is not undefined, though: it is forwarded to the loop's thread.
 #[pyclass(frozen, subclass, module = "rloop._rloop")]
 pub(crate) struct EventLoop {
+    initialized: Initialized,
     /// Tells the loops of a process apart. Not zero.
     number: u64,
     /// Shard 0: the thread that runs the loop.
@@ -368,6 +370,7 @@ impl EventLoop {
         let _ = kwargs;
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
+            initialized: Initialized::new(),
             number,
             main: Arc::new(Shard::new(number, 0).or_os_error(args.py())?),
             crew: OnceLock::new(),
@@ -752,6 +755,9 @@ impl EventLoop {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.initialized.is_set() {
+            return Ok(());
+        }
         visit.call(self.transports.get())?;
         self.shards().try_for_each(|shard| shard.visit(&visit))
     }

@@ -16,6 +16,7 @@
 //! | TLS over any transport | `tls` |
 //! | the fast TLS engine | `rustls` |
 //! | bytes-like arguments | `buffer` |
+//! | objects that the collector sees too early | `initialized` |
 //! | exceptions for failed system calls | `error` |
 //! | the end of the interpreter | `exit` |
 //! | Python objects that Rust looks up by name | `imports` |
@@ -34,6 +35,7 @@ pub(crate) mod ffi;
 pub(crate) mod handle;
 pub(crate) mod homes;
 pub(crate) mod imports;
+pub(crate) mod initialized;
 pub(crate) mod pipe;
 pub(crate) mod rustls;
 pub(crate) mod shard;

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import socket
 import weakref
 
 import pytest
@@ -126,5 +127,19 @@ def test_the_collector_may_run_at_any_allocation(loop_factory: LoopFactory) -> N
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(main())
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+async def test_a_collection_while_a_connection_is_made_does_no_harm(loop: Loop) -> None:
+    """CPython 3.11 may collect between the allocation of an object and its initialization."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1, 1, 1)
+    try:
+        for _ in range(50):
+            ours, peer = socket.socketpair()
+            transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+            transport.close()
+            peer.close()
     finally:
         gc.set_threshold(*thresholds)

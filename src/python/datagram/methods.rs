@@ -299,6 +299,9 @@ impl DatagramTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.place.is_initialized() {
+            return Ok(());
+        }
         visit.call(&self.remote)?;
         // A locked transport is in use by a thread, hence no garbage.
         self.state.try_lock().map_or(Ok(()), |state| state.visit(visit))

@@ -242,6 +242,9 @@ impl WritePipeTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.place.is_initialized() {
+            return Ok(());
+        }
         // A locked transport is in use by a thread, hence no garbage.
         let Some(state) = self.state.try_lock() else {
             return Ok(());

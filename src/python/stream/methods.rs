@@ -378,6 +378,9 @@ impl StreamTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.place.is_initialized() {
+            return Ok(());
+        }
         // A locked transport is in use by a thread, hence no garbage.
         self.state.try_lock().map_or(Ok(()), |state| state.visit(visit))
     }

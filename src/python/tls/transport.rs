@@ -4,6 +4,7 @@
 use super::protocol::{Remote, TlsProtocol};
 use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
+use crate::python::initialized::Initialized;
 use crate::python::transports::Endpoint;
 use crate::python::{buffer, imports};
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct TlsTransport {
     protocol: Py<TlsProtocol>,
     closed: AtomicBool,
+    initialized: Initialized,
 }
 
 impl TlsTransport {
@@ -71,7 +73,7 @@ impl OneArgumentMethod for Write {
 impl TlsTransport {
     #[new]
     fn new(protocol: Py<TlsProtocol>) -> Self {
-        Self { protocol, closed: AtomicBool::new(false) }
+        Self { protocol, closed: AtomicBool::new(false), initialized: Initialized::new() }
     }
 
     /// asyncio's class of such transports, for `isinstance()`.
@@ -226,6 +228,9 @@ impl TlsTransport {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if !self.initialized.is_set() {
+            return Ok(());
+        }
         visit.call(&self.protocol)
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::driving::registration::{Direction, Event};
 use crate::python::datagram::{self, DatagramTransport};
+use crate::python::initialized::Initialized;
 use crate::python::pipe::{ReadPipeTransport, ReadRemote, WritePipeTransport, WriteRemote};
 use crate::python::shard::{Shard, Work};
 use crate::python::stream::{self, StreamTransport};
@@ -166,6 +167,7 @@ pub(crate) struct Place {
     close_forwarded: AtomicBool,
     /// Whether the shard counts the transport as open.
     counted: AtomicBool,
+    initialized: Initialized,
 }
 
 impl Place {
@@ -178,7 +180,13 @@ impl Place {
             attached: AtomicBool::new(false),
             close_forwarded: AtomicBool::new(false),
             counted: AtomicBool::new(true),
+            initialized: Initialized::new(),
         }
+    }
+
+    /// False while the collector sees a transport that is not there yet.
+    pub(crate) fn is_initialized(&self) -> bool {
+        self.initialized.is_set()
     }
 
     /// The transport is closed.
