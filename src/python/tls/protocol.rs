@@ -254,17 +254,19 @@ impl TlsProtocol {
     }
 
     /// The transport below is gone.
-    #[pyo3(signature = (error))]
-    fn connection_lost(slf: &Bound<'_, Self>, error: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-        Self::end(slf, error)
+    #[pyo3(signature = (exc))]
+    fn connection_lost(slf: &Bound<'_, Self>, exc: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        Self::end(slf, exc)
     }
 
     /// Where the transport below may receive.
     fn get_buffer(
         &self,
         py: Python<'_>,
-        _sizehint: &Bound<'_, PyAny>,
+        sizehint: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyMemoryView>> {
+        // The size of the buffer is this protocol's choice.
+        let _: &Bound<'_, PyAny> = sizehint;
         if let Some(buffer) = &self.state.lock().links.buffer {
             return Ok(buffer.clone_ref(py));
         }
@@ -277,7 +279,7 @@ impl TlsProtocol {
     }
 
     /// The transport below has received.
-    fn buffer_updated(slf: &Bound<'_, Self>, len: usize) -> PyResult<()> {
+    fn buffer_updated(slf: &Bound<'_, Self>, nbytes: usize) -> PyResult<()> {
         let py = slf.py();
         let buffer =
             slf.get().state.lock().links.buffer.as_ref().map(|buffer| buffer.clone_ref(py));
@@ -285,7 +287,7 @@ impl TlsProtocol {
             return Ok(());
         };
         let received = ffi::with_bytes(buffer.bind(py), |bytes| {
-            bytes.get(..len).map(|received| PyBytes::new(py, received))
+            bytes.get(..nbytes).map(|received| PyBytes::new(py, received))
         })?;
         match received {
             Some(received) => Self::receive(slf, &received),
