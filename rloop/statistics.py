@@ -12,7 +12,7 @@ class ShardStatistics:
     Attributes:
         shard: the index of the shard.
         callbacks: how many callbacks and socket events have run.
-        connections: how many stream transports live on the shard now.
+        connections: how many transports, of sockets and pipes, live on the shard now.
         ready: how many callbacks and events were ready when the last turn began.
         pushes: how many calls came from other threads.
         wakeups: how many waits have ended.

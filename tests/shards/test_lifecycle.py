@@ -463,6 +463,30 @@ def test_a_child_of_a_busy_loop_can_run_a_loop_of_its_own(threads: int) -> None:
     fork_often(threads, 5)
 
 
+STOPPED_IN_A_CHILD = """
+async def main():
+    pid = os.fork()
+    if pid == 0:
+        loop = rloop.new_event_loop(threads={threads})
+        busy = loop.run_until_complete(keep_busy())
+        for _ in range(200):
+            loop.run_until_complete(asyncio.sleep(0))
+            if any(in_turn for *_, in_turn in loop._statistics()):
+                os._exit(8)
+        os._exit(7)
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    print(os.waitstatus_to_exitcode(status))
+
+rloop.run(main(), threads={threads})
+"""
+
+
+def test_nothing_runs_while_the_loop_of_a_child_is_stopped(threads: int) -> None:
+    program = (BUSY + STOPPED_IN_A_CHILD).format(threads=threads)
+    outcome = run_program(program, "rloop", options=NO_WARNINGS)
+    assert (outcome.returncode, outcome.stdout) == (0, "7\n"), outcome.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_100_children_of_a_busy_loop_can_run_loops_of_their_own(threads: int) -> None:

@@ -93,8 +93,12 @@ impl Shard {
             return result;
         };
         crew.set_halting(true);
-        let halted =
-            self.wait_until(event_loop.py(), &io, || posts.iter().all(|post| !post.is_running()));
+        let py = event_loop.py();
+        if driver::is_inside_a_runtime() {
+            py.detach(|| posts.iter().for_each(|post| post.wait_until_parked()));
+            return result;
+        }
+        let halted = self.wait_until(py, &io, || posts.iter().all(|post| !post.is_running()));
         result.and(halted)
     }
 
@@ -147,10 +151,6 @@ impl Shard {
         io: &ShardIo,
         is_done: impl Fn() -> bool + Sync,
     ) -> PyResult<()> {
-        if driver::is_inside_a_runtime() {
-            // A fork inside a callback: no other thread came along.
-            return Ok(());
-        }
         let result = ffi::detached(py, |thread| {
             io.driver.run(|context| {
                 // Taken down before the question, so that whoever makes the answer true wakes us.
