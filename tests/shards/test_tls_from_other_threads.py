@@ -1,4 +1,7 @@
-"""Calls on a TLS transport from other threads, which are forwarded to its home in order."""
+"""Calls on a TLS transport from other threads, which are forwarded to its home in order.
+
+asyncio forbids such calls, and loses bytes or its balance under them.
+"""
 
 import asyncio
 
@@ -8,15 +11,11 @@ from support.protocols import RecordingProtocol
 from support.threads import in_thread
 from support.tls import Authority, connected_to_record_peer
 
+pytestmark = pytest.mark.only_on("rloop")
+
 WRITERS = 4
 LINES_PER_WRITER = 2_000
 ROUNDS = 5_000
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    """The certificate authority of these tests."""
-    return Authority()
 
 
 def write_lines(name: int, transport: asyncio.Transport) -> None:
