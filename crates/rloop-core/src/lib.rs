@@ -7,6 +7,7 @@
 
 pub mod flow;
 pub mod inbox;
+pub mod lifecycle;
 pub mod records;
 mod sync;
 pub mod timers;

@@ -1,58 +1,43 @@
-//! The end of a transport: failures, `close()`, `abort()`, and `connection_lost()`.
+//! The end of a transport, and what it has in common with that of other transports.
 
 use super::transport::DatagramTransport;
-use crate::python::transports::{Endpoint, release_socket};
-use pyo3::exceptions::PyOSError;
+use crate::python::transports::{Polled, Queueing, Transport, release_socket};
 use pyo3::intern;
 use pyo3::prelude::*;
+use rloop_core::flow::FlowChange;
+use rloop_core::lifecycle::Lifecycle;
 
-impl DatagramTransport {
-    /// Ends the transport because of `error`; reports it unless it is the network's.
-    pub(super) fn fatal_error(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
-        let py = slf.py();
-        let exception = error.clone_ref(py).into_value(py).into_any();
-        let is_expected = error.is_instance_of::<PyOSError>(py);
-        Self::tell_of_failure(slf, error, message, is_expected)?;
-        Self::force_close(slf, Some(exception))
+impl Polled for DatagramTransport {
+    fn with_lifecycle<R>(&self, operation: impl FnOnce(&mut Lifecycle) -> R) -> R {
+        operation(&mut self.state.lock().life)
     }
 
-    pub(super) fn force_close(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let unsent = slf.get().state.lock().force_close();
-        if unsent.is_none() {
-            return Ok(());
-        }
+    fn update_interest(slf: &Bound<'_, Self>) {
+        let (wanted, writing) = {
+            let state = slf.get().state.lock();
+            (state.is_interested(), state.is_writing())
+        };
+        let transport = || Transport::Datagram(slf.clone().unbind());
+        slf.get().place.update_interest(wanted, writing, transport);
+    }
+
+    fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let unsent = slf.get().state.lock().take_queue();
         drop(unsent);
         Self::update_interest(slf);
-        Self::schedule_connection_lost(slf, error)
-    }
-
-    pub(super) fn close_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let nothing_queued = slf.get().state.lock().close();
-        Self::update_interest(slf);
-        if nothing_queued { Self::schedule_connection_lost(slf, None) } else { Ok(()) }
-    }
-
-    /// Tells the protocol that the transport is closed, and lets go of everything.
-    pub(super) fn connection_lost(
-        slf: &Bound<'_, Self>,
-        error: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let called = Self::tell_connection_lost(slf, error);
-        let released = Self::release(slf);
-        called.and(released)
+        Ok(())
     }
 
     /// Closes the socket and drops every reference. Only the first call does something.
-    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let (objects, socket, unsent, undelivered, last_sender) = {
             let mut state = slf.get().state.lock();
-            state.reader_active = false;
-            state.queued = 0;
+            state.life.deactivate_reader();
             (
                 state.objects.take(),
                 state.socket.take(),
-                std::mem::take(&mut state.queue),
+                state.take_queue(),
                 std::mem::take(&mut state.received),
                 state.last_sender.take(),
             )
@@ -68,5 +53,19 @@ impl DatagramTransport {
         let sock = objects.sock.bind(py);
         sock.call_method0(intern!(py, "close"))?;
         release_socket(sock)
+    }
+}
+
+impl Queueing for DatagramTransport {
+    fn with_queue<R>(&self, operation: impl FnOnce(&mut Lifecycle, bool) -> R) -> R {
+        let mut state = self.state.lock();
+        let is_empty = state.queue.is_empty();
+        operation(&mut state.life, is_empty)
+    }
+
+    fn review_flow(&self) -> FlowChange {
+        let mut state = self.state.lock();
+        let buffered = state.queued;
+        state.flow.grown(buffered)
     }
 }

@@ -6,7 +6,7 @@ use super::transport::{DatagramTransport, Remote};
 use crate::driving::datagram::{DatagramSocket, Family};
 use crate::python::event_loop::EventLoop;
 use crate::python::transports::{
-    Endpoint, Place, Transport, checked_limits, extra_info, hold_socket,
+    Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
 use crate::python::{ffi, imports};
 use parking_lot::Mutex;
@@ -107,7 +107,7 @@ impl DatagramTransport {
 
     /// True if the transport is closing or closed.
     fn is_closing(&self) -> bool {
-        self.state.lock().closing || self.place.will_close()
+        self.state.lock().life.is_closing() || self.place.will_close()
     }
 
     /// Closes the transport once what is queued was sent.
@@ -148,7 +148,7 @@ impl DatagramTransport {
 
     /// True if the transport is receiving.
     fn is_reading(&self) -> bool {
-        self.state.lock().is_reading()
+        self.state.lock().life.is_reading()
     }
 
     /// Stops the calls of `datagram_received()`.
@@ -251,7 +251,7 @@ impl DatagramTransport {
             slf.get().event_loop(py).filter(|event_loop| event_loop.get().check_closed().is_ok());
         let name = slf.get_type().name()?;
         let state = slf.get().state.lock();
-        let closed = match (&state.objects, state.closing) {
+        let closed = match (&state.objects, state.life.is_closing()) {
             (None, _) => " closed",
             (Some(_), true) => " closing",
             (Some(_), false) => "",
@@ -260,7 +260,7 @@ impl DatagramTransport {
             None => String::new(),
             Some(_) => format!(
                 " read={} write=<{}, bufsize={}>",
-                if state.reader_active { "polling" } else { "idle" },
+                if state.life.is_reader_active() { "polling" } else { "idle" },
                 if state.queue.is_empty() { "idle" } else { "polling" },
                 state.queued
             ),

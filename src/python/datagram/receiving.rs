@@ -7,7 +7,7 @@ use crate::driving::datagram::{Address, Receipt};
 use crate::driving::registration::Direction;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
-use crate::python::transports::Endpoint;
+use crate::python::transports::{Endpoint, Polled};
 use crate::sys::datagrams::{BATCH, Buffers};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -46,7 +46,7 @@ impl DatagramTransport {
     /// Starts to hand read events to the protocol.
     pub(super) fn add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
         let this = slf.get();
-        if !this.state.lock().is_reading() {
+        if !this.state.lock().life.is_reading() {
             return Ok(());
         }
         let io = this.place.home.io()?;
@@ -100,7 +100,7 @@ impl DatagramTransport {
         let this = slf.get();
         let event = {
             let state = this.state.lock();
-            if !state.reader_active {
+            if !state.life.is_reader_active() {
                 return;
             }
             state.next_read(this.place.event(Direction::Read))
@@ -113,7 +113,7 @@ impl DatagramTransport {
     fn next(slf: &Bound<'_, Self>, for_event: bool) -> Next {
         let py = slf.py();
         let mut state = slf.get().state.lock();
-        let Some(objects) = state.objects.as_ref().filter(|_| state.reader_active) else {
+        let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active()) else {
             return Next::Nothing;
         };
         let path = objects.read_path.clone();
@@ -203,19 +203,6 @@ impl DatagramTransport {
         Ok(())
     }
 
-    pub(super) fn pause_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        {
-            let mut state = slf.get().state.lock();
-            if !state.is_reading() {
-                return Ok(());
-            }
-            state.paused = true;
-            state.reader_active = false;
-        }
-        Self::update_interest(slf);
-        Self::log(slf, "debug", "%r pauses reading")
-    }
-
     pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
@@ -226,10 +213,9 @@ impl DatagramTransport {
         let path = ReadPath::new(protocol.bind(py), context)?;
         let replaced = {
             let mut state = this.state.lock();
-            if state.closing || !state.paused {
+            if !state.life.resume() {
                 return Ok(());
             }
-            state.paused = false;
             state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.read_path, path))
         };
         drop(replaced);

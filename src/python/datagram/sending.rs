@@ -7,19 +7,16 @@ use crate::driving::datagram::Address;
 use crate::driving::registration::Direction;
 use crate::python::error::os_error;
 use crate::python::handle::must_propagate;
-use crate::python::transports::Endpoint;
-use crate::python::{buffer, ffi, imports};
+use crate::python::transports::{Endpoint, Polled, Queueing, warn_about_lost_write};
+use crate::python::{buffer, ffi};
 use pyo3::exceptions::{
     PyAttributeError, PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError,
 };
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+use rloop_core::lifecycle::Lifecycle;
 use std::io;
-
-/// After so many datagrams on a lost transport each further one is logged, as in
-/// `asyncio.constants`.
-const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
 
 /// What a queued datagram counts for beside its bytes, from Python 3.13 on.
 const HEADER_SIZE: usize = 8;
@@ -111,11 +108,11 @@ impl DatagramTransport {
         let this = slf.get();
         let destination = {
             let mut state = this.state.lock();
-            if this.remote.is_some() && state.lost > 0 {
-                state.lost = state.lost.saturating_add(1);
-                let count = state.lost;
+            if this.remote.is_some()
+                && let Some(count) = state.life.note_write()
+            {
                 drop(state);
-                return warn_about_lost_datagram(slf.py(), count);
+                return warn_about_lost_write(slf.py(), count);
             }
             if state.objects.is_none() {
                 // What asyncio's transport raises, which has no socket any more.
@@ -208,16 +205,6 @@ impl DatagramTransport {
             return Err(error);
         }
         Self::fatal_error(slf, error, "Fatal write error on datagram transport")
-    }
-
-    /// Pauses the protocol if more is queued than limits that are new allow.
-    pub(super) fn review_flow_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let change = {
-            let mut state = slf.get().state.lock();
-            let buffered = state.queued;
-            state.flow.grown(buffered)
-        };
-        Self::apply_flow_change(slf, change)
     }
 
     fn enqueue(
@@ -343,13 +330,7 @@ impl DatagramTransport {
         Self::await_room(slf)?;
         Self::apply_flow_change(slf, change)?;
         // resume_writing() may have queued more.
-        let closes = {
-            let mut state = this.state.lock();
-            let closes = state.queue.is_empty() && state.closing && state.lost == 0;
-            state.lost += u32::from(closes);
-            closes
-        };
-        if closes { Self::connection_lost(slf, None) } else { Ok(()) }
+        if this.with_queue(Lifecycle::drained) { Self::connection_lost(slf, None) } else { Ok(()) }
     }
 }
 
@@ -357,11 +338,4 @@ impl DatagramTransport {
 fn weight(py: Python<'_>, queued: &Queued) -> usize {
     let header = if py.version_info() >= (3, 13) { HEADER_SIZE } else { 0 };
     queued.data.len() + header
-}
-
-fn warn_about_lost_datagram(py: Python<'_>, count: u32) -> PyResult<()> {
-    if count > LOG_THRESHOLD_FOR_CONNLOST_WRITES {
-        imports::logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
-    }
-    Ok(())
 }

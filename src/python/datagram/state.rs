@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyContext, PyDict};
 use rloop_core::flow::FlowControl;
+use rloop_core::lifecycle::Lifecycle;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -76,14 +77,7 @@ pub(super) struct DatagramState {
     /// What the queue counts for, in bytes.
     pub(super) queued: usize,
     pub(super) flow: FlowControl,
-    /// Read events reach the protocol.
-    pub(super) reader_active: bool,
-    /// `pause_reading()` was called last.
-    pub(super) paused: bool,
-    /// `close()` or `abort()` was called, or the transport failed.
-    pub(super) closing: bool,
-    /// `connection_lost()` is scheduled; counts the datagrams since, plus one.
-    pub(super) lost: u32,
+    pub(super) life: Lifecycle,
 }
 
 impl DatagramState {
@@ -97,26 +91,19 @@ impl DatagramState {
             queue: VecDeque::new(),
             queued: 0,
             flow: FlowControl::new(),
-            reader_active: false,
-            paused: false,
-            closing: false,
-            lost: 0,
+            life: Lifecycle::default(),
         }
-    }
-
-    pub(super) fn is_reading(&self) -> bool {
-        !self.closing && !self.paused
     }
 
     /// True while write events matter: something is queued, or the close that waited for it.
     pub(super) fn is_writing(&self) -> bool {
-        !self.queue.is_empty() || (self.closing && self.lost == 0)
+        !self.queue.is_empty() || (self.life.is_closing() && !self.life.is_lost())
     }
 
     /// True while events of the socket matter.
     pub(super) fn is_interested(&self) -> bool {
         self.socket.as_ref().is_some_and(DatagramSocket::is_registered)
-            && (self.reader_active || self.is_writing())
+            && (self.life.is_reader_active() || self.is_writing())
     }
 
     /// Starts to hand read events to the protocol. Returns the first one if there is something to
@@ -126,7 +113,7 @@ impl DatagramState {
             Some(socket) => socket.start_reading()?,
             None => None,
         };
-        self.reader_active = true;
+        self.life.activate_reader();
         Ok(if self.received.is_empty() { read } else { Some(event) })
     }
 
@@ -136,34 +123,11 @@ impl DatagramState {
         if self.received.is_empty() { self.socket.as_ref()?.arm_read() } else { Some(event) }
     }
 
-    /// Starts an orderly close. Returns true if `connection_lost(None)` is to be scheduled now,
-    /// because nothing waits to be sent.
+    /// What is not sent, to be dropped.
     #[must_use]
-    pub(super) fn close(&mut self) -> bool {
-        if self.closing {
-            return false;
-        }
-        self.closing = true;
-        self.reader_active = false;
-        if self.queue.is_empty() {
-            self.lost += 1;
-            return true;
-        }
-        false
-    }
-
-    /// Gives up the transport. Returns the unsent datagrams, to be dropped, if `connection_lost()` is
-    /// to be scheduled now.
-    #[must_use]
-    pub(super) fn force_close(&mut self) -> Option<VecDeque<Queued>> {
-        if self.lost > 0 {
-            return None;
-        }
-        self.closing = true;
-        self.reader_active = false;
-        self.lost += 1;
+    pub(super) fn take_queue(&mut self) -> VecDeque<Queued> {
         self.queued = 0;
-        Some(std::mem::take(&mut self.queue))
+        std::mem::take(&mut self.queue)
     }
 
     pub(super) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

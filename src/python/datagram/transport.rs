@@ -3,7 +3,7 @@
 use super::state::DatagramState;
 use crate::driving::datagram::Family;
 use crate::python::event_loop::EventLoop;
-use crate::python::transports::{Call, Endpoint, Place, Transport};
+use crate::python::transports::{Call, Endpoint, Place, Polled, Queueing};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -64,15 +64,5 @@ impl DatagramTransport {
             Remote::Abort(error) => Self::force_close(slf, error),
         };
         Self::settle_remote(slf, called)
-    }
-
-    /// Tells the shard whether events of the socket matter.
-    pub(super) fn update_interest(slf: &Bound<'_, Self>) {
-        let (wanted, writing) = {
-            let state = slf.get().state.lock();
-            (state.is_interested(), state.is_writing())
-        };
-        let transport = || Transport::Datagram(slf.clone().unbind());
-        slf.get().place.update_interest(wanted, writing, transport);
     }
 }

@@ -7,12 +7,15 @@ use crate::driving::stream::Read;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
 use crate::python::ffi;
-use crate::python::transports::{Call, Endpoint, PacketMethod, Place, Transport, with_read_buffer};
+use crate::python::transports::{
+    Call, Endpoint, PacketMethod, Place, Polled, Transport, with_read_buffer,
+};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyContext, PyDict, PyTuple};
+use rloop_core::lifecycle::Lifecycle;
 use std::io;
 use std::sync::Arc;
 
@@ -32,18 +35,7 @@ pub(super) struct ReadState {
     /// `None` before the transport reads and after it was closed.
     pub(super) end: Option<ReadEnd>,
     pub(super) extra: Py<PyDict>,
-    /// Read events reach the protocol.
-    pub(super) reader_active: bool,
-    /// `pause_reading()` was called last.
-    pub(super) paused: bool,
-    /// `close()` was called, or the stream has ended, or failed.
-    pub(super) closing: bool,
-}
-
-impl ReadState {
-    pub(super) fn is_reading(&self) -> bool {
-        !self.paused && !self.closing
-    }
+    pub(super) life: Lifecycle,
 }
 
 /// A transport that reads from a pipe.
@@ -96,7 +88,7 @@ impl ReadPipeTransport {
         let called = match call {
             ReadRemote::Pause => Self::pause_here(slf),
             ReadRemote::Resume => Self::resume_here(slf),
-            ReadRemote::Close => Self::close_with(slf, None),
+            ReadRemote::Close => Self::force_close(slf, None),
         };
         Self::settle_remote(slf, called)
     }
@@ -116,7 +108,7 @@ impl ReadPipeTransport {
     pub(super) fn add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        if !this.state.lock().is_reading() {
+        if !this.state.lock().life.is_reading() {
             return Ok(());
         }
         if let Some(event_loop) = this.event_loop(py) {
@@ -134,16 +126,10 @@ impl ReadPipeTransport {
             }
         };
         let event = registered.or_os_error(py)?;
-        this.state.lock().reader_active = true;
+        this.state.lock().life.activate_reader();
         Self::update_interest(slf);
         this.place.expect_event(event);
         Ok(())
-    }
-
-    pub(super) fn update_interest(slf: &Bound<'_, Self>) {
-        let wanted = slf.get().state.lock().reader_active;
-        let transport = || Transport::ReadPipe(slf.clone().unbind());
-        slf.get().place.update_interest(wanted, false, transport);
     }
 
     /// The pipe has something to read, or may have.
@@ -155,7 +141,7 @@ impl ReadPipeTransport {
         let context = {
             let state = slf.get().state.lock();
             match &state.objects {
-                Some(objects) if state.reader_active => objects.context.clone_ref(py),
+                Some(objects) if state.life.is_reader_active() => objects.context.clone_ref(py),
                 _ => return Ok(()),
             }
         };
@@ -175,7 +161,10 @@ impl ReadPipeTransport {
             }
             Outcome::HangUpIsOver => Self::renew(slf),
             Outcome::End => Self::end_in(slf, context),
-            Outcome::Failed(error) => Self::read_failed(slf, &error, context),
+            Outcome::Failed(error) => {
+                let error = os_error(py, &error);
+                ffi::in_context(context, || Self::read_failed(slf, error))
+            }
         }
     }
 
@@ -228,7 +217,7 @@ impl ReadPipeTransport {
         };
         match renewed {
             Ok(()) => Ok(()),
-            Err(error) => Self::fatal_error(slf, os_error(slf.py(), &error)),
+            Err(error) => Self::read_failed(slf, os_error(slf.py(), &error)),
         }
     }
 
@@ -243,7 +232,7 @@ impl ReadPipeTransport {
         let scheduled = ffi::in_context(context, || {
             let eof_received = protocol.getattr(py, intern!(py, "eof_received"))?;
             EventLoop::schedule(&event_loop, eof_received, PyTuple::empty(py).unbind(), None)?;
-            Self::close_with(slf, None)
+            Self::force_close(slf, None)
         });
         match scheduled {
             Ok(()) => Ok(()),
@@ -251,83 +240,48 @@ impl ReadPipeTransport {
         }
     }
 
-    fn read_failed(
-        slf: &Bound<'_, Self>,
-        error: &io::Error,
-        context: &Bound<'_, PyContext>,
-    ) -> PyResult<()> {
-        let error = os_error(slf.py(), error);
-        ffi::in_context(context, || Self::fatal_error(slf, error))
-    }
-
-    fn fatal_error(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+    fn read_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
         let py = slf.py();
         let exception = error.clone_ref(py).into_value(py).into_any();
         // A terminal ends like that.
         let is_end = error.is_instance_of::<PyOSError>(py)
             && exception.bind(py).getattr(intern!(py, "errno"))?.eq(libc::EIO)?;
         Self::tell_of_failure(slf, error, "Fatal read error on pipe transport", is_end)?;
-        Self::close_with(slf, Some(exception))
-    }
-
-    /// Closes the transport. Only the first call does something.
-    pub(super) fn close_with(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        {
-            let mut state = slf.get().state.lock();
-            if state.closing {
-                return Ok(());
-            }
-            state.closing = true;
-            state.reader_active = false;
-        }
-        Self::update_interest(slf);
-        Self::schedule_connection_lost(slf, error)
-    }
-
-    pub(super) fn pause_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        {
-            let mut state = slf.get().state.lock();
-            if !state.is_reading() {
-                return Ok(());
-            }
-            state.paused = true;
-            state.reader_active = false;
-        }
-        Self::update_interest(slf);
-        Self::log(slf, "debug", "%r pauses reading")
+        Self::force_close(slf, Some(exception))
     }
 
     pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
         let context = ffi::copy_context(slf.py())?;
         let replaced = {
             let mut state = slf.get().state.lock();
-            if state.closing || !state.paused {
+            if !state.life.resume() {
                 return Ok(());
             }
-            state.paused = false;
             state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.context, context))
         };
         drop(replaced);
         Self::add_reader(slf)?;
         Self::log(slf, "debug", "%r resumes reading")
     }
+}
 
-    /// Tells the protocol that the transport is closed, and lets go of everything.
-    pub(super) fn connection_lost(
-        slf: &Bound<'_, Self>,
-        error: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let called = Self::tell_connection_lost(slf, error);
-        let released = Self::release(slf);
-        called.and(released)
+impl Polled for ReadPipeTransport {
+    fn with_lifecycle<R>(&self, operation: impl FnOnce(&mut Lifecycle) -> R) -> R {
+        operation(&mut self.state.lock().life)
+    }
+
+    fn update_interest(slf: &Bound<'_, Self>) {
+        let wanted = slf.get().state.lock().life.is_reader_active();
+        let transport = || Transport::ReadPipe(slf.clone().unbind());
+        slf.get().place.update_interest(wanted, false, transport);
     }
 
     /// Closes the pipe and drops every reference. Only the first call does something.
-    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let (objects, method, end) = {
             let mut state = slf.get().state.lock();
-            state.reader_active = false;
+            state.life.deactivate_reader();
             (state.objects.take(), state.data_received.take(), state.end.take())
         };
         drop(method);

@@ -4,11 +4,12 @@ use super::objects::Beginning;
 use super::read::{ReadPipeTransport, ReadRemote, ReadState};
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
-use crate::python::transports::{Endpoint, Transport, extra_info};
+use crate::python::transports::{Endpoint, Polled, Transport, extra_info};
 use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
+use rloop_core::lifecycle::Lifecycle;
 use std::os::fd::RawFd;
 
 #[pymethods]
@@ -34,9 +35,7 @@ impl ReadPipeTransport {
             data_received,
             end: None,
             extra,
-            reader_active: false,
-            paused: false,
-            closing: false,
+            life: Lifecycle::default(),
         };
         Ok(Self { state: Mutex::new(state), place, kind })
     }
@@ -67,12 +66,12 @@ impl ReadPipeTransport {
 
     /// True if the transport is closing or closed.
     fn is_closing(&self) -> bool {
-        self.state.lock().closing || self.place.will_close()
+        self.state.lock().life.is_closing() || self.place.will_close()
     }
 
     /// Closes the transport.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, ReadRemote::Close)? { Ok(()) } else { Self::close_with(slf, None) }
+        if Self::forward(slf, ReadRemote::Close)? { Ok(()) } else { Self::force_close(slf, None) }
     }
 
     /// Replaces the protocol.
@@ -99,7 +98,7 @@ impl ReadPipeTransport {
 
     /// True if the transport is receiving.
     fn is_reading(&self) -> bool {
-        self.state.lock().is_reading()
+        self.state.lock().life.is_reading()
     }
 
     /// Stops the calls of `data_received()`.
@@ -140,12 +139,12 @@ impl ReadPipeTransport {
         let name = slf.get_type().name()?;
         let fd = slf.get().place.fd;
         let state = slf.get().state.lock();
-        let polling = match (watched, state.reader_active) {
+        let polling = match (watched, state.life.is_reader_active()) {
             (false, _) => "open",
             (true, true) => "polling",
             (true, false) => "idle",
         };
-        Ok(match (&state.objects, state.closing) {
+        Ok(match (&state.objects, state.life.is_closing()) {
             (None, _) => format!("<{name} closed fd={fd} closed>"),
             (Some(_), true) => format!("<{name} closing fd={fd} {polling}>"),
             (Some(_), false) => format!("<{name} fd={fd} {polling}>"),
@@ -167,7 +166,7 @@ impl ReadPipeTransport {
     fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
         let (objects, method, end) = {
             let mut state = slf.get().state.lock();
-            state.reader_active = false;
+            state.life.deactivate_reader();
             (state.objects.take(), state.data_received.take(), state.end.take())
         };
         drop(end);

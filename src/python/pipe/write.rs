@@ -10,7 +10,7 @@ use crate::driving::registration::Direction;
 use crate::driving::stream::Sink;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
-use crate::python::transports::{Call, Endpoint, Place, Transport};
+use crate::python::transports::{Call, Endpoint, Place, Polled, Queueing};
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::intern;
@@ -18,10 +18,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyDict;
 use rloop_core::flow::FlowControl;
+use rloop_core::lifecycle::Lifecycle;
 use rloop_core::write_queue::WriteQueue;
-
-/// After so many writes on a lost pipe each further one is logged, as in `asyncio.constants`.
-const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum WriteRemote {
@@ -41,12 +39,9 @@ pub(super) struct WriteState {
     pub(super) extra: Py<PyDict>,
     pub(super) queue: WriteQueue<PyBackedBytes>,
     pub(super) flow: FlowControl,
-    /// `close()` or `write_eof()` was called, or the reader is gone.
-    pub(super) closing: bool,
-    /// `connection_lost()` is scheduled, or was called.
-    pub(super) finished: bool,
+    pub(super) life: Lifecycle,
     /// Failed writes, and those after the end.
-    pub(super) lost: u32,
+    pub(super) lost_writes: u32,
 }
 
 /// A transport that writes to a pipe.
@@ -82,9 +77,9 @@ impl WritePipeTransport {
             WriteRemote::Write(data) => {
                 Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
             }
-            WriteRemote::WriteEof => Self::write_eof_here(slf),
+            WriteRemote::WriteEof => Self::close_here(slf),
             WriteRemote::ReviewFlow => Self::review_flow_here(slf),
-            WriteRemote::Abort => Self::close_with(slf, None),
+            WriteRemote::Abort => Self::force_close(slf, None),
         };
         Self::settle_remote(slf, called)
     }
@@ -107,7 +102,7 @@ impl WritePipeTransport {
     pub(super) fn add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        if this.state.lock().closing {
+        if this.state.lock().life.is_closing() {
             return Ok(());
         }
         if let Some(event_loop) = this.event_loop(py) {
@@ -155,17 +150,6 @@ impl WritePipeTransport {
         Ok(())
     }
 
-    pub(super) fn update_interest(slf: &Bound<'_, Self>) {
-        let (wanted, queued) = {
-            let state = slf.get().state.lock();
-            let registered = state.end.as_ref().is_some_and(WriteEnd::is_registered);
-            let queued = !state.queue.is_empty();
-            (registered && !state.finished, registered && queued)
-        };
-        let transport = || Transport::WritePipe(slf.clone().unbind());
-        slf.get().place.update_interest(wanted, queued, transport);
-    }
-
     /// Writes checked bytes: at once if nothing waits, and the rest when the pipe has room.
     pub(super) fn write_checked(
         slf: &Bound<'_, Self>,
@@ -178,9 +162,9 @@ impl WritePipeTransport {
         }
         let written = {
             let mut state = slf.get().state.lock();
-            if state.lost > 0 || state.closing {
-                let count = state.lost;
-                state.lost = state.lost.saturating_add(1);
+            if state.lost_writes > 0 || state.life.is_closing() {
+                let count = state.lost_writes;
+                state.lost_writes = state.lost_writes.saturating_add(1);
                 drop(state);
                 return warn_about_lost_write(py, count);
             }
@@ -219,16 +203,6 @@ impl WritePipeTransport {
         Self::apply_flow_change(slf, change)
     }
 
-    /// Pauses the protocol if the new water marks say so.
-    pub(super) fn review_flow_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let change = {
-            let mut state = slf.get().state.lock();
-            let buffered = state.queue.len();
-            state.flow.grown(buffered)
-        };
-        Self::apply_flow_change(slf, change)
-    }
-
     /// Asks for the next events. A failure that tokio remembers is looked at in an event of its own.
     fn rearm(slf: &Bound<'_, Self>) -> PyResult<()> {
         let armed = slf.get().state.lock().end.as_ref().map_or(Ok(true), WriteEnd::arm);
@@ -253,7 +227,7 @@ impl WritePipeTransport {
 }
 
 fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {
-    if count >= LOG_THRESHOLD_FOR_CONNLOST_WRITES {
+    if count >= Lifecycle::LOG_THRESHOLD_FOR_CONNLOST_WRITES {
         let message = "pipe closed by peer or os.write(pipe, data) raised exception.";
         imports::logger(py)?.call_method1("warning", (message,))?;
     }

@@ -5,13 +5,12 @@ use crate::driving::pipe::WriteEnd;
 use crate::driving::stream;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
-use crate::python::transports::Endpoint;
-use pyo3::exceptions::{PyBrokenPipeError, PyOSError};
+use crate::python::transports::{Endpoint, Polled, Queueing, Transport};
+use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
 use rloop_core::flow::FlowChange;
-
-const WRITE_FAILED: &str = "Fatal write error on pipe transport";
+use rloop_core::lifecycle::Lifecycle;
 
 /// What an event of the pipe tells.
 enum Seen {
@@ -36,7 +35,7 @@ impl WritePipeTransport {
             let (Some(objects), Some(end)) = (&state.objects, &state.end) else {
                 return Ok(());
             };
-            if state.finished {
+            if state.life.is_lost() {
                 return Ok(());
             }
             let outcome = end.arm().and_then(|quiet| {
@@ -83,7 +82,7 @@ impl WritePipeTransport {
         Self::log(slf, "info", "%r was closed by peer")?;
         let is_queued = !slf.get().state.lock().queue.is_empty();
         let error = is_queued.then(|| PyBrokenPipeError::new_err(()).into_value(py).into_any());
-        ffi::in_context(context, || Self::close_with(slf, error))
+        ffi::in_context(context, || Self::force_close(slf, error))
     }
 
     /// Sends what is queued, and does what waits for the queue to be empty.
@@ -121,77 +120,48 @@ impl WritePipeTransport {
         Self::await_room(slf)?;
         Self::apply_flow_change(slf, change)?;
         // resume_writing() may have queued more.
-        let closes = {
-            let mut state = slf.get().state.lock();
-            let closes = state.queue.is_empty() && state.closing && !state.finished;
-            state.finished |= closes;
-            closes
-        };
-        if closes { Self::connection_lost(slf, None) } else { Ok(()) }
+        if slf.get().with_queue(Lifecycle::drained) {
+            return Self::connection_lost(slf, None);
+        }
+        Ok(())
     }
 
     pub(super) fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
-        let py = slf.py();
         {
             let mut state = slf.get().state.lock();
-            state.lost = state.lost.saturating_add(1);
+            state.lost_writes = state.lost_writes.saturating_add(1);
         }
-        let exception = error.clone_ref(py).into_value(py).into_any();
-        let is_expected = error.is_instance_of::<PyOSError>(py);
-        Self::tell_of_failure(slf, error, WRITE_FAILED, is_expected)?;
-        Self::close_with(slf, Some(exception))
+        Self::fatal_error(slf, error, "Fatal write error on pipe transport")
+    }
+}
+
+impl Polled for WritePipeTransport {
+    fn with_lifecycle<R>(&self, operation: impl FnOnce(&mut Lifecycle) -> R) -> R {
+        operation(&mut self.state.lock().life)
     }
 
-    /// Closes the transport; what is queued is lost. Only the first call does something.
-    pub(super) fn close_with(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let unsent = {
-            let mut state = slf.get().state.lock();
-            if state.finished {
-                return Ok(());
-            }
-            state.closing = true;
-            state.finished = true;
-            state.queue.take()
+    fn update_interest(slf: &Bound<'_, Self>) {
+        let (wanted, queued) = {
+            let state = slf.get().state.lock();
+            let registered = state.end.as_ref().is_some_and(WriteEnd::is_registered);
+            (registered && !state.life.is_lost(), registered && !state.queue.is_empty())
         };
+        let transport = || Transport::WritePipe(slf.clone().unbind());
+        slf.get().place.update_interest(wanted, queued, transport);
+    }
+
+    fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let unsent = slf.get().state.lock().queue.take();
         drop(unsent);
-        Self::await_room(slf)?;
-        Self::schedule_connection_lost(slf, error)
-    }
-
-    /// Closes the transport once what is queued was sent.
-    pub(super) fn write_eof_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        {
-            let mut state = slf.get().state.lock();
-            if state.closing {
-                return Ok(());
-            }
-            state.closing = true;
-            if !state.queue.is_empty() {
-                return Ok(());
-            }
-            state.finished = true;
-        }
-        Self::update_interest(slf);
-        Self::schedule_connection_lost(slf, None)
-    }
-
-    /// Tells the protocol that the transport is closed, and lets go of everything.
-    pub(super) fn connection_lost(
-        slf: &Bound<'_, Self>,
-        error: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let called = Self::tell_connection_lost(slf, error);
-        let released = Self::release(slf);
-        called.and(released)
+        Self::await_room(slf)
     }
 
     /// Closes the pipe and drops every reference. Only the first call does something.
-    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let (objects, end, unsent) = {
             let mut state = slf.get().state.lock();
-            state.closing = true;
-            state.finished = true;
+            state.life.end();
             (state.objects.take(), state.end.take(), state.queue.take())
         };
         drop(unsent);
@@ -206,5 +176,19 @@ impl WritePipeTransport {
         }
         Self::update_interest(slf);
         objects.close(py)
+    }
+}
+
+impl Queueing for WritePipeTransport {
+    fn with_queue<R>(&self, operation: impl FnOnce(&mut Lifecycle, bool) -> R) -> R {
+        let mut state = self.state.lock();
+        let is_empty = state.queue.is_empty();
+        operation(&mut state.life, is_empty)
+    }
+
+    fn review_flow(&self) -> FlowChange {
+        let mut state = self.state.lock();
+        let buffered = state.queue.len();
+        state.flow.grown(buffered)
     }
 }

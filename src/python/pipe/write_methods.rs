@@ -5,13 +5,16 @@ use super::write::{WritePipeTransport, WriteRemote, WriteState};
 use crate::driving::pipe::WriteEnd;
 use crate::python::event_loop::EventLoop;
 use crate::python::imports;
-use crate::python::transports::{Endpoint, Transport, checked_limits, extra_info};
+use crate::python::transports::{
+    Endpoint, Polled, Queueing, Transport, checked_limits, extra_info,
+};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 use rloop_core::flow::FlowControl;
+use rloop_core::lifecycle::Lifecycle;
 use rloop_core::write_queue::WriteQueue;
 use std::os::fd::RawFd;
 
@@ -38,9 +41,8 @@ impl WritePipeTransport {
             extra,
             queue: WriteQueue::new(),
             flow: FlowControl::new(),
-            closing: false,
-            finished: false,
-            lost: 0,
+            life: Lifecycle::default(),
+            lost_writes: 0,
         };
         Ok(Self { state: Mutex::new(state), place, kind })
     }
@@ -71,7 +73,7 @@ impl WritePipeTransport {
 
     /// True if the transport is closing or closed.
     fn is_closing(&self) -> bool {
-        self.state.lock().closing || self.place.will_close()
+        self.state.lock().life.is_closing() || self.place.will_close()
     }
 
     /// Closes the transport once what is queued was sent.
@@ -84,7 +86,7 @@ impl WritePipeTransport {
         if Self::forward(slf, || Ok(WriteRemote::Abort))? {
             Ok(())
         } else {
-            Self::close_with(slf, None)
+            Self::force_close(slf, None)
         }
     }
 
@@ -153,7 +155,7 @@ impl WritePipeTransport {
         if Self::forward(slf, || Ok(WriteRemote::WriteEof))? {
             Ok(())
         } else {
-            Self::write_eof_here(slf)
+            Self::close_here(slf)
         }
     }
 
@@ -196,7 +198,7 @@ impl WritePipeTransport {
             (true, 0) => "idle bufsize=0".to_owned(),
             (true, _) => format!("polling bufsize={buffered}"),
         };
-        Ok(match (&state.objects, state.closing) {
+        Ok(match (&state.objects, state.life.is_closing()) {
             (None, _) => format!("<{name} closed fd={fd} closed>"),
             (Some(_), true) => format!("<{name} closing fd={fd} {polling}>"),
             (Some(_), false) => format!("<{name} fd={fd} {polling}>"),
@@ -218,7 +220,7 @@ impl WritePipeTransport {
     fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
         let (objects, end, unsent) = {
             let mut state = slf.get().state.lock();
-            state.finished = true;
+            state.life.end();
             (state.objects.take(), state.end.take(), state.queue.take())
         };
         drop(end);

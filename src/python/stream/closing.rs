@@ -1,59 +1,34 @@
-//! The end of a connection: failures, `close()`, `abort()`, and `connection_lost()`.
+//! The end of a connection, and what it has in common with that of other transports.
 
 use super::transport::StreamTransport;
-use crate::python::transports::{Endpoint, release_socket};
-use pyo3::exceptions::{PyConnectionError, PyOSError};
+use crate::python::transports::{Polled, Queueing, Transport, release_socket};
+use pyo3::exceptions::PyConnectionError;
 use pyo3::intern;
 use pyo3::prelude::*;
+use rloop_core::flow::FlowChange;
+use rloop_core::lifecycle::Lifecycle;
 
-impl StreamTransport {
-    /// Ends the connection because of `error`; reports it unless it is the network's.
-    pub(super) fn fatal_error(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
-        let py = slf.py();
-        let exception = error.clone_ref(py).into_value(py).into_any();
-        let is_expected = error.is_instance_of::<PyOSError>(py);
-        Self::tell_of_failure(slf, error, message, is_expected)?;
-        Self::force_close(slf, Some(exception))
+impl Polled for StreamTransport {
+    fn with_lifecycle<R>(&self, operation: impl FnOnce(&mut Lifecycle) -> R) -> R {
+        operation(&mut self.state.lock().life)
     }
 
-    pub(super) fn force_close(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let unsent = slf.get().state.lock().force_close();
-        if unsent.is_none() {
-            return Ok(());
-        }
-        drop(unsent);
-        Self::update_interest(slf);
-        Self::schedule_connection_lost(slf, error)
-    }
-
-    /// Tells the protocol that the connection is gone, and lets go of everything.
-    pub(super) fn connection_lost(
-        slf: &Bound<'_, Self>,
-        error: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let (protocol, connected) = {
+    fn update_interest(slf: &Bound<'_, Self>) {
+        let (wanted, queued) = {
             let state = slf.get().state.lock();
-            let protocol = state.objects.as_ref().map(|objects| objects.protocol.clone_ref(py));
-            (protocol, state.protocol_connected)
+            (state.is_interested(), !state.queue.is_empty())
         };
-        let called = match protocol {
-            Some(protocol) if connected => {
-                protocol.call_method1(py, intern!(py, "connection_lost"), (error,)).map(|_| ())
-            }
-            _ => Ok(()),
-        };
-        let released = Self::release(slf);
-        called.and(released)
+        let transport = || Transport::Stream(slf.clone().unbind());
+        slf.get().place.update_interest(wanted, queued, transport);
     }
 
     /// Closes the socket and drops every reference. Only the first call does something.
-    pub(super) fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let (objects, socket, unsent, waiter) = {
             let mut state = this.state.lock();
-            state.reader_active = false;
+            state.life.deactivate_reader();
             (
                 state.objects.take(),
                 state.socket.take(),
@@ -85,9 +60,24 @@ impl StreamTransport {
         closed.and(detached)
     }
 
-    pub(super) fn close_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let nothing_queued = slf.get().state.lock().close();
+    fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let unsent = slf.get().state.lock().queue.take();
+        drop(unsent);
         Self::update_interest(slf);
-        if nothing_queued { Self::schedule_connection_lost(slf, None) } else { Ok(()) }
+        Ok(())
+    }
+}
+
+impl Queueing for StreamTransport {
+    fn with_queue<R>(&self, operation: impl FnOnce(&mut Lifecycle, bool) -> R) -> R {
+        let mut state = self.state.lock();
+        let is_empty = state.queue.is_empty();
+        operation(&mut state.life, is_empty)
+    }
+
+    fn review_flow(&self) -> FlowChange {
+        let mut state = self.state.lock();
+        let buffered = state.queue.len();
+        state.flow.grown(buffered)
     }
 }

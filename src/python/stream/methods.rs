@@ -9,7 +9,7 @@ use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
 use crate::python::shard::Work;
 use crate::python::transports::{
-    Call, Endpoint, Place, Transport, checked_limits, extra_info, hold_socket,
+    Call, Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
 use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
@@ -131,7 +131,7 @@ impl StreamTransport {
 
     /// True if the transport is closing or closed.
     fn is_closing(&self) -> bool {
-        self.state.lock().closing || self.place.will_close()
+        self.state.lock().life.is_closing() || self.place.will_close()
     }
 
     /// Closes the transport once what is queued was sent.
@@ -149,7 +149,6 @@ impl StreamTransport {
         let receiver = Receiver::new(protocol)?;
         let replaced = {
             let mut state = self.state.lock();
-            state.protocol_connected = true;
             state.objects.as_mut().map(|objects| {
                 let context = objects.read_path.context.clone_ref(protocol.py());
                 (
@@ -172,7 +171,7 @@ impl StreamTransport {
 
     /// True if the transport is receiving.
     fn is_reading(&self) -> bool {
-        self.state.lock().is_reading()
+        self.state.lock().life.is_reading()
     }
 
     /// Stops the calls of `data_received()`.
@@ -313,7 +312,7 @@ impl StreamTransport {
             slf.get().event_loop(py).filter(|event_loop| event_loop.get().check_closed().is_ok());
         let name = slf.get_type().name()?;
         let state = slf.get().state.lock();
-        let closed = match (&state.objects, state.closing) {
+        let closed = match (&state.objects, state.life.is_closing()) {
             (None, _) => " closed",
             (Some(_), true) => " closing",
             (Some(_), false) => "",
@@ -322,7 +321,7 @@ impl StreamTransport {
             None => String::new(),
             Some(_) => format!(
                 " read={} write=<{}, bufsize={}>",
-                if state.reader_active { "polling" } else { "idle" },
+                if state.life.is_reader_active() { "polling" } else { "idle" },
                 if state.queue.is_empty() { "idle" } else { "polling" },
                 state.queue.len()
             ),
@@ -374,7 +373,7 @@ impl StreamTransport {
 
     #[getter]
     fn _conn_lost(&self) -> u32 {
-        self.state.lock().lost
+        self.state.lock().life.lost()
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

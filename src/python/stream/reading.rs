@@ -7,7 +7,7 @@ use crate::driving::stream::Read;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
 use crate::python::tls::TlsProtocol;
-use crate::python::transports::{Endpoint, with_read_buffer};
+use crate::python::transports::{Endpoint, Polled, Queueing, with_read_buffer};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -40,7 +40,7 @@ impl StreamTransport {
     /// Called once `connection_made()` has run.
     pub(crate) fn start_reading(slf: &Bound<'_, Self>) {
         let mut state = slf.get().state.lock();
-        if state.is_reading() {
+        if state.life.is_reading() {
             let event = state.activate_reader();
             drop(state);
             Self::update_interest(slf);
@@ -56,7 +56,8 @@ impl StreamTransport {
         let py = slf.py();
         let received = with_read_buffer(|buffer| {
             let state = slf.get().state.lock();
-            let Some(objects) = state.objects.as_ref().filter(|_| state.reader_active) else {
+            let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active())
+            else {
                 return Received::Nothing;
             };
             let path = objects.read_path.clone();
@@ -176,7 +177,7 @@ impl StreamTransport {
             Err(error) => Self::protocol_failed(slf, error, "eof_received"),
             // The protocol may go on to write, but there is nothing more to read.
             Ok(true) => {
-                slf.get().state.lock().reader_active = false;
+                slf.get().state.lock().life.deactivate_reader();
                 Self::update_interest(slf);
                 Ok(())
             }
@@ -184,27 +185,13 @@ impl StreamTransport {
         }
     }
 
-    pub(super) fn pause_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        {
-            let mut state = slf.get().state.lock();
-            if !state.is_reading() {
-                return Ok(());
-            }
-            state.paused = true;
-            state.reader_active = false;
-        }
-        Self::update_interest(slf);
-        Self::log(slf, "debug", "%r pauses reading")
-    }
-
     pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
         let context = ffi::copy_context(slf.py())?;
         let (old_context, event) = {
             let mut state = slf.get().state.lock();
-            if state.closing || !state.paused {
+            if !state.life.resume() {
                 return Ok(());
             }
-            state.paused = false;
             let old = state.objects.as_mut().map(|objects| {
                 let receiver = objects.read_path.receiver.clone_ref(slf.py());
                 std::mem::replace(&mut objects.read_path, Arc::new(ReadPath { receiver, context }))

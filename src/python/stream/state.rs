@@ -16,8 +16,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyContext, PyDict};
 use rloop_core::flow::{FlowChange, FlowControl};
+use rloop_core::lifecycle::Lifecycle;
 use rloop_core::write_queue::WriteQueue;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -93,7 +93,6 @@ pub(crate) struct Objects {
 }
 
 /// The state of a stream transport.
-#[expect(clippy::struct_excessive_bools, reason = "independent facts, as asyncio keeps them")]
 pub(crate) struct StreamState {
     /// `None` once `connection_lost()` was called.
     pub(crate) objects: Option<Objects>,
@@ -102,18 +101,9 @@ pub(crate) struct StreamState {
     pub(crate) extra: Py<PyDict>,
     pub(crate) queue: WriteQueue<PyBackedBytes>,
     pub(crate) flow: FlowControl,
-    /// Set by `set_protocol()`: the protocol hears of the end.
-    pub(crate) protocol_connected: bool,
-    /// Read events reach the protocol.
-    pub(crate) reader_active: bool,
-    /// `pause_reading()` was called last.
-    pub(crate) paused: bool,
-    /// `close()` or `abort()` was called, or the connection failed.
-    pub(crate) closing: bool,
+    pub(crate) life: Lifecycle,
     /// `write_eof()` was called.
     pub(crate) eof_written: bool,
-    /// `connection_lost()` is scheduled; counts the writes since, plus one.
-    pub(crate) lost: u32,
     /// Set while `loop.sendfile()` waits for the queue to drain.
     pub(crate) empty_waiter: Option<Py<PyAny>>,
 }
@@ -126,23 +116,15 @@ impl StreamState {
             extra,
             queue: WriteQueue::new(),
             flow: FlowControl::new(),
-            protocol_connected: true,
-            reader_active: false,
-            paused: false,
-            closing: false,
+            life: Lifecycle::default(),
             eof_written: false,
-            lost: 0,
             empty_waiter: None,
         }
     }
 
-    pub(crate) fn is_reading(&self) -> bool {
-        !self.closing && !self.paused
-    }
-
     /// True while events of the socket matter.
     pub(crate) fn is_interested(&self) -> bool {
-        self.socket.is_some() && (self.reader_active || !self.queue.is_empty())
+        self.socket.is_some() && (self.life.is_reader_active() || !self.queue.is_empty())
     }
 
     /// Receives into `buffer` if the socket has something.
@@ -157,7 +139,7 @@ impl StreamState {
     /// read already; the caller queues it.
     #[must_use]
     pub(crate) fn activate_reader(&mut self) -> Option<Event> {
-        self.reader_active = true;
+        self.life.activate_reader();
         let registration = self.socket.as_ref()?.registration();
         match registration.arm_read() {
             Armed::Waiting => None,
@@ -190,15 +172,6 @@ impl StreamState {
         }
     }
 
-    /// Counts a write on a lost connection; false if the connection stands.
-    pub(crate) fn note_lost_write(&mut self) -> bool {
-        if self.lost == 0 {
-            return false;
-        }
-        self.lost = self.lost.saturating_add(1);
-        true
-    }
-
     /// Sends `data` at once if nothing waits before it; returns how many bytes the kernel took.
     #[inline]
     pub(crate) fn write_now(&self, data: &[u8]) -> io::Result<usize> {
@@ -224,35 +197,6 @@ impl StreamState {
             Some(socket) => stream::flush(&mut self.queue, socket, used),
             None => Ok(Flushed::Everything),
         }
-    }
-
-    /// Starts an orderly close. Returns true if `connection_lost(None)` is to be scheduled now,
-    /// because nothing waits to be sent.
-    #[must_use]
-    pub(crate) fn close(&mut self) -> bool {
-        if self.closing {
-            return false;
-        }
-        self.closing = true;
-        self.reader_active = false;
-        if self.queue.is_empty() {
-            self.lost += 1;
-            return true;
-        }
-        false
-    }
-
-    /// Gives up the connection. Returns the unsent chunks, to be dropped, if `connection_lost()` is
-    /// to be scheduled now.
-    #[must_use]
-    pub(crate) fn force_close(&mut self) -> Option<VecDeque<PyBackedBytes>> {
-        if self.lost > 0 {
-            return None;
-        }
-        self.closing = true;
-        self.reader_active = false;
-        self.lost += 1;
-        Some(self.queue.take())
     }
 
     pub(crate) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -4,7 +4,7 @@ use super::state::StreamState;
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
 use crate::python::shard::Shard;
-use crate::python::transports::{Call, Endpoint, Place, Transport};
+use crate::python::transports::{Call, Endpoint, Place, Polled, Queueing};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -71,16 +71,6 @@ impl StreamTransport {
             Remote::Abort(error) => Self::force_close(slf, error),
         };
         Self::settle_remote(slf, called)
-    }
-
-    /// Tells the shard whether events of the socket matter.
-    pub(super) fn update_interest(slf: &Bound<'_, Self>) {
-        let (wanted, queued) = {
-            let state = slf.get().state.lock();
-            (state.is_interested(), !state.queue.is_empty())
-        };
-        let transport = || Transport::Stream(slf.clone().unbind());
-        slf.get().place.update_interest(wanted, queued, transport);
     }
 
     /// Deals with a protocol method that raised: reports it and ends the connection.

@@ -4,17 +4,14 @@ use super::state::Objects;
 use super::transport::{Remote, StreamTransport};
 use crate::driving::stream::Flushed;
 use crate::python::error::{OrOsError, os_error};
-use crate::python::transports::Endpoint;
-use crate::python::{buffer, ffi, imports};
+use crate::python::transports::{Endpoint, Polled, Queueing, warn_about_lost_write};
+use crate::python::{buffer, ffi};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use rloop_core::flow::FlowChange;
-
-/// After so many writes on a lost connection each further one is logged, as in
-/// `asyncio.constants`.
-const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
+use rloop_core::lifecycle::Lifecycle;
 
 /// How a write that is not finished went.
 enum Written {
@@ -55,14 +52,14 @@ impl StreamTransport {
                 state.check_writable("write")?;
             }
             // asyncio does not count an empty write.
-            if !bytes.is_empty() && state.note_lost_write() {
-                Written::Lost(state.lost)
-            } else {
-                match state.write_now(bytes) {
+            let lost = if bytes.is_empty() { None } else { state.life.note_write() };
+            match lost {
+                Some(count) => Written::Lost(count),
+                None => match state.write_now(bytes) {
                     Ok(sent) if sent == bytes.len() => return Ok(()),
                     Ok(sent) => Written::Partly(sent),
                     Err(error) => Written::Failed(error),
-                }
+                },
             }
         };
         let sent = match written {
@@ -103,23 +100,10 @@ impl StreamTransport {
         }
     }
 
-    /// Pauses the protocol if the queue is longer than limits that are new.
-    pub(super) fn review_flow_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let change = {
-            let mut state = slf.get().state.lock();
-            let buffered = state.queue.len();
-            state.flow.grown(buffered)
-        };
-        Self::apply_flow_change(slf, change)
-    }
-
     /// Queues all of `chunks` and sends them together.
     pub(super) fn write_chunks(slf: &Bound<'_, Self>, chunks: Vec<PyBackedBytes>) -> PyResult<()> {
         let py = slf.py();
-        let lost = {
-            let mut state = slf.get().state.lock();
-            state.note_lost_write().then_some(state.lost)
-        };
+        let lost = slf.get().with_lifecycle(Lifecycle::note_write);
         if let Some(count) = lost {
             return warn_about_lost_write(py, count);
         }
@@ -157,7 +141,7 @@ impl StreamTransport {
         let py = slf.py();
         let context = {
             let state = slf.get().state.lock();
-            if state.lost > 0 || state.queue.is_empty() {
+            if state.life.is_lost() || state.queue.is_empty() {
                 return Ok(());
             }
             match &state.objects {
@@ -195,21 +179,17 @@ impl StreamTransport {
     /// Does what waits for the queue to be empty. The call before may have queued more.
     fn finish_if_empty(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let (waiter, closing) = {
+        let waiter = {
             let state = slf.get().state.lock();
             if !state.queue.is_empty() {
                 return Ok(());
             }
-            (
-                state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py)),
-                state.closing && state.lost == 0,
-            )
+            state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py))
         };
         if let Some(waiter) = waiter {
             waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
         }
-        if closing {
-            slf.get().state.lock().lost += 1;
+        if slf.get().with_queue(Lifecycle::drained) {
             return Self::connection_lost(slf, None);
         }
         if slf.get().state.lock().eof_written {
@@ -233,7 +213,7 @@ impl StreamTransport {
     pub(super) fn write_eof_here(&self, py: Python<'_>) -> PyResult<()> {
         let shut_down = {
             let mut state = self.state.lock();
-            if state.closing || state.eof_written {
+            if state.life.is_closing() || state.eof_written {
                 return Ok(());
             }
             state.eof_written = true;
@@ -248,11 +228,4 @@ impl StreamTransport {
             None => Ok(()),
         }
     }
-}
-
-fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {
-    if count > LOG_THRESHOLD_FOR_CONNLOST_WRITES {
-        imports::logger(py)?.call_method1("warning", ("socket.send() raised exception.",))?;
-    }
-    Ok(())
 }

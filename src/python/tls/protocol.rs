@@ -63,18 +63,8 @@ impl Endpoint for TlsProtocol {
     }
 
     /// As in asyncio, the transport is the one below, and the protocol is this.
-    fn report(slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
-        let py = slf.py();
-        let Some(event_loop) = slf.get().event_loop(py) else {
-            return Ok(());
-        };
-        let report = PyDict::new(py);
-        report.set_item("message", message)?;
-        report.set_item("exception", error)?;
-        report.set_item("transport", slf.get().lower_object(py))?;
-        report.set_item("protocol", slf)?;
-        event_loop.call_method1("call_exception_handler", (report,))?;
-        Ok(())
+    fn parties(slf: &Bound<'_, Self>) -> (Option<Py<PyAny>>, Option<Py<PyAny>>) {
+        (slf.get().lower_object(slf.py()), Some(slf.as_any().clone().unbind()))
     }
 }
 

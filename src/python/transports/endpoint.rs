@@ -81,6 +81,11 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         Ok(())
     }
 
+    /// The transport and the protocol that a report names.
+    fn parties(slf: &Bound<'_, Self>) -> (Option<Py<PyAny>>, Option<Py<PyAny>>) {
+        (Some(slf.as_any().clone().unbind()), slf.get().protocol(slf.py()))
+    }
+
     /// Tells the loop's exception handler.
     fn report(slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
         let py = slf.py();
@@ -90,8 +95,9 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         let report = PyDict::new(py);
         report.set_item("message", message)?;
         report.set_item("exception", error)?;
-        report.set_item("transport", slf)?;
-        report.set_item("protocol", slf.get().protocol(py))?;
+        let (transport, protocol) = Self::parties(slf);
+        report.set_item("transport", transport)?;
+        report.set_item("protocol", protocol)?;
         event_loop.call_method1("call_exception_handler", (report,))?;
         Ok(())
     }
