@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from counting import Exchange, instructions_per_message, system_calls_per_message
-from loops import RUST_ECHO
+from loops import FAST_TLS, RUST_ECHO
 from processes import Cores, ServerProcess, run_pinned
 from results import Reading
 from toolchain import BENCHES, Binaries, echo_server_command, interpreter_for
@@ -63,6 +63,8 @@ class Measurement:
     """Takes the samples of the loop of this name; raises CellFailed."""
     rust: bool = False
     """Whether the echo server without Python takes part."""
+    loops: tuple[str, ...] | None = None
+    """The names of those that take part, if that is not for `rust` to say."""
 
 
 @dataclass(frozen=True)
@@ -242,4 +244,6 @@ AREAS = {
 
 def takes_part(measurement: Measurement, loop: str) -> bool:
     """Return whether `loop` goes through `measurement`."""
-    return loop != RUST_ECHO or measurement.rust
+    if measurement.loops is not None:
+        return loop in measurement.loops
+    return loop != FAST_TLS and (loop != RUST_ECHO or measurement.rust)

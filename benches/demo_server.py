@@ -13,7 +13,9 @@ import argparse
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -21,6 +23,7 @@ from aiohttp import web
 
 from loops import LOOPS, loop_factory
 from server import call_at_end_of_input
+from tls_server import server_context
 
 GREETING = {"message": "hello", "items": list(range(20))}
 GREETING_BODY = json.dumps(GREETING).encode()
@@ -83,7 +86,7 @@ class AnnouncedServer(uvicorn.Server):
         self.should_exit = True
 
 
-def run_uvicorn(loop: str) -> None:
+def run_uvicorn(loop: str, context: ssl.SSLContext | None) -> None:
     """Serve `asgi_app`; uvicorn makes the loop from its import string, as with ``--loop``."""
     loop_factory(loop)  # It says better than uvicorn why a loop is not there.
     config = uvicorn.Config(
@@ -93,18 +96,19 @@ def run_uvicorn(loop: str) -> None:
         loop=LOOPS[loop].import_string,
         log_level="warning",
         lifespan="off",
+        ssl_context_factory=None if context is None else lambda _config, _default: context,
     )
     AnnouncedServer(config).run()
 
 
-async def serve_aiohttp() -> None:
+async def serve_aiohttp(context: ssl.SSLContext | None) -> None:
     """Serve the aiohttp app."""
     app = web.Application(client_max_size=BODY_LIMIT)
     app.add_routes([web.get("/", greet), web.post("/echo", echo)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
         stopping = asyncio.Event()
         announce(runner.addresses[0][1])
         call_at_end_of_input(asyncio.get_running_loop(), stopping.set)
@@ -113,10 +117,10 @@ async def serve_aiohttp() -> None:
         await runner.cleanup()
 
 
-def run_aiohttp(loop: str) -> None:
+def run_aiohttp(loop: str, context: ssl.SSLContext | None) -> None:
     """Serve the aiohttp app on the loop of this name."""
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-        runner.run(serve_aiohttp())
+        runner.run(serve_aiohttp(context))
 
 
 FRAMEWORKS = {"uvicorn": run_uvicorn, "aiohttp": run_aiohttp}
@@ -127,8 +131,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--framework", choices=FRAMEWORKS, required=True)
     parser.add_argument("--loop", choices=LOOPS, required=True)
+    parser.add_argument("--certificates", type=Path, help="folder; serves HTTPS if given")
     options = parser.parse_args()
-    FRAMEWORKS[options.framework](options.loop)
+    context = options.certificates and server_context(options.loop, options.certificates)
+    FRAMEWORKS[options.framework](options.loop, context)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ class Loop:
     """An attribute that tells the other project of the same import name."""
     is_peer: bool = False
     """True iff it is installed from ci/requirements/peers.txt, apart from the caller's packages."""
+    has_fast_tls: bool = False
+    """Whether its servers' contexts are rloop.tls's instead of the standard library's."""
 
     @property
     def import_string(self) -> str:
@@ -74,7 +76,18 @@ LOOPS: dict[str, Loop] = {
         is_peer=True,
     ),
     "tokioloop": Loop("TokioLoop", "rloop", "new_event_loop", "rloop", has="TokioLoop"),
+    "tokioloop-rustls": Loop(
+        "TokioLoop, rustls",
+        "rloop",
+        "new_event_loop",
+        "rloop",
+        has="TokioLoop",
+        has_fast_tls=True,
+    ),
 }
+
+FAST_TLS = "tokioloop-rustls"
+"""Takes part only where there is TLS."""
 
 RUST_ECHO = "tokio-rust"
 """The echo server without Python: the limit that a loop on tokio can approach."""

@@ -17,6 +17,7 @@ COLOURS = {
     "zuvloop": "#ccaa44",
     "rloop-gi0baro": "#aa6688",
     "tokioloop": "#cc4433",
+    "tokioloop-rustls": "#ee8866",
     "tokio-rust": "#555555",
 }
 """Told apart also by eyes that do not see red and green as different."""

@@ -39,6 +39,11 @@ METRICS = {
     "p99_ns": Metric("latency, 99th percentile", "µs", 1e-3),
     "connection_cpu_ns": Metric("CPU time of the server per connection", "µs", 1e-3),
     "connection_rate": Metric("connections a second", "1/s", digits=0, lower_is_better=False),
+    "kib_cpu_ns": Metric("CPU time of the server per KiB sent", "ns", digits=0),
+    "byte_rate": Metric("bytes a second", "MiB/s", 1 / 2**20, digits=0, lower_is_better=False),
+    "requests_per_cpu_second": Metric(
+        "requests per second of the server's CPU time", "1/s", digits=0, lower_is_better=False
+    ),
     "connection_bytes": Metric("memory of the server per idle connection", "bytes", digits=0),
     "idle_cpu_ns": Metric("CPU time of the server in an idle second", "µs", 1e-3),
     "instructions": Metric("user-space instructions per message", "", digits=0),

@@ -15,15 +15,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from areas import AREAS, Measurement, Setup, takes_part
-from loops import CONTROL, LABELS, LOOPS, RUST_ECHO
+import areas
+import tls
+from areas import Measurement, Setup, takes_part
+from loops import CONTROL, FAST_TLS, LABELS, LOOPS, RUST_ECHO
 from machine import describe_machine, interpreter_tag
 from processes import CellFailed, choose_cores, run_pinned
 from report import heading, table, write_area
 from results import METRICS, AreaResults
 from toolchain import BENCHES, RESULTS, WORK, build_binaries, interpreter_for
 
-MUST_PASS = (CONTROL, "tokioloop")
+AREAS = {**areas.AREAS, "tls": tls.AREA}
+MUST_PASS = (CONTROL, "tokioloop", FAST_TLS)
 DESCRIBE_SECONDS = 60.0
 
 
@@ -86,7 +89,7 @@ def read_options() -> argparse.Namespace:
 def describe_loop(loop: str) -> str:
     """Return what `loop` is in its interpreter; raises CellFailed if it is not there."""
     if loop == RUST_ECHO:
-        return "benches/loadgen/src/bin/tokio_echo.rs"
+        return "benches/loadgen/src/bin/tokio_echo.rs; for TLS tokio_tls.rs, with tokio-rustls"
     command: list[str | Path] = [interpreter_for(loop), BENCHES / "loops.py", loop]
     is_ = run_pinned(command, choose_cores().server, timeout=DESCRIBE_SECONDS)
     return f"{is_['class']} {is_['version']}, GIL {'on' if is_['gil'] else 'off'}"

@@ -28,6 +28,9 @@ WORK = RESULTS / "work"
 
 INSTALL_SECONDS = 300
 
+PROGRAMS = ("loadgen", "tokio-echo", "tokio-tls")
+"""What cargo builds, in the order of the fields of `Binaries`."""
+
 
 @dataclass(frozen=True)
 class Binaries:
@@ -35,6 +38,7 @@ class Binaries:
 
     load_generator: Path
     rust_echo: Path
+    rust_tls: Path
 
 
 def build_binaries() -> Binaries:
@@ -44,7 +48,7 @@ def build_binaries() -> Binaries:
     without a load generator there is nothing to measure.
     """
     if folder := os.environ.get("RLOOP_BENCHES_PROGRAMS"):
-        return Binaries(Path(folder, "loadgen"), Path(folder, "tokio-echo"))
+        return Binaries(*(Path(folder, name) for name in PROGRAMS))
     cargo = shutil.which("cargo")
     if cargo is None:
         sys.exit("the load generator is a Rust program: cargo is not on PATH")
@@ -60,7 +64,7 @@ def build_binaries() -> Binaries:
         message = json.loads(line)
         if message.get("executable"):
             programs[message["target"]["name"]] = Path(message["executable"])
-    return Binaries(programs["loadgen"], programs["tokio-echo"])
+    return Binaries(*(programs[name] for name in PROGRAMS))
 
 
 def interpreter_for(loop: str) -> Path:

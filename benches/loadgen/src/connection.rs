@@ -1,6 +1,7 @@
 //! One connection of a load: what is queued on it, what is sent, and what is awaited.
 //!
-//! A connection is a TCP stream or a connected UDP socket; on the latter, a request is a datagram.
+//! A connection is a TCP stream, with TLS or without, or a connected UDP socket; on the latter, a
+//! request is a datagram.
 //!
 //! Owned by the engine in `load`, which decides when a request may start. All requests are the same
 //! bytes, so what is to be sent is a position in them and a length.
@@ -14,10 +15,12 @@ use mio::event::Source;
 use mio::net::{TcpStream, UdpSocket};
 
 use crate::exchange::Exchange;
+use crate::tls::TlsStream;
 
 /// What carries the bytes.
 pub(crate) enum Wire {
     Stream(TcpStream),
+    Tls(Box<TlsStream>),
     Datagrams(UdpSocket),
 }
 
@@ -40,6 +43,7 @@ impl Wire {
     pub(crate) fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Stream(stream) => stream,
+            Self::Tls(stream) => &mut stream.socket,
             Self::Datagrams(socket) => socket,
         }
     }
@@ -48,13 +52,27 @@ impl Wire {
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Stream(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.receive(buffer),
             Self::Datagrams(socket) => socket.recv(buffer),
         }
     }
 
-    /// True if a receipt that fills less than the buffer tells that nothing else has come.
-    pub(crate) fn short_receipt_is_last(&self) -> bool {
-        matches!(self, Self::Stream(_))
+    /// True if nothing else has come than the last receipt, which filled less than the buffer if
+    /// `is_short`.
+    pub(crate) fn is_drained(&mut self, is_short: bool) -> bool {
+        match self {
+            Self::Stream(_) => is_short,
+            Self::Tls(stream) => stream.take_drained(),
+            Self::Datagrams(_) => false,
+        }
+    }
+
+    /// Tells the peer that nothing more is sent, if there is a way.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tls(stream) => stream.close(),
+            Self::Stream(_) | Self::Datagrams(_) => Ok(()),
+        }
     }
 }
 
@@ -90,11 +108,17 @@ impl<E: Exchange> Connection<E> {
 
     /// Sends what is queued, as far as the socket takes it.
     pub(crate) fn send(&mut self) -> io::Result<()> {
+        if let Wire::Tls(stream) = &mut self.wire {
+            stream.flush()?;
+        }
         while self.unsent > 0 {
             let request = self.exchange.request().len();
             let sent = match &mut self.wire {
                 Wire::Stream(stream) => {
                     stream.write(&self.outbound[self.sent..self.sent + self.unsent])
+                }
+                Wire::Tls(stream) => {
+                    stream.send(&self.outbound[self.sent..self.sent + self.unsent])
                 }
                 Wire::Datagrams(socket) => socket.send(&self.outbound[..request]),
             };

@@ -91,6 +91,62 @@ impl Exchange for Echo {
     }
 }
 
+/// The server sends the alphabet again and again, as many bytes as it is asked for.
+#[derive(Debug)]
+pub(crate) struct Download {
+    request: Arc<[u8]>,
+    length: usize,
+    /// Bytes of the current reply that have come. Invariant: less than `length`.
+    received: usize,
+    /// The alphabet, repeated beyond what is compared at a time.
+    pattern: Vec<u8>,
+}
+
+/// The letters of the alphabet.
+const LETTERS: usize = 26;
+
+/// How much of a download is compared at a time, in bytes.
+const COMPARED: usize = 16 * 1024;
+
+impl Download {
+    /// Starts a conversation of requests for `length` bytes, of which there must be some.
+    pub(crate) fn new(length: usize) -> Self {
+        assert!(length > 0, "nothing cannot be awaited");
+        let pattern = (b'a'..=b'z').cycle().take(COMPARED + LETTERS).collect();
+        Self {
+            request: (length as u64).to_be_bytes().as_slice().into(),
+            length,
+            received: 0,
+            pattern,
+        }
+    }
+}
+
+impl Exchange for Download {
+    fn request(&self) -> &Arc<[u8]> {
+        &self.request
+    }
+
+    fn receive(&mut self, mut bytes: &[u8]) -> Result<u64, WrongReply> {
+        let mut complete = 0;
+        while !bytes.is_empty() {
+            let left = self.length - self.received;
+            let (now, later) = bytes.split_at(bytes.len().min(left).min(COMPARED));
+            let letter = self.received % LETTERS;
+            if *now != self.pattern[letter..][..now.len()] {
+                return Err(WrongReply::Differs);
+            }
+            bytes = later;
+            self.received += now.len();
+            if self.received == self.length {
+                self.received = 0;
+                complete += 1;
+            }
+        }
+        Ok(complete)
+    }
+}
+
 /// HTTP/1.1 GET with keep-alive; a reply is complete when its Content-Length has come.
 #[derive(Debug)]
 pub(crate) struct HttpGet {
@@ -201,6 +257,18 @@ mod tests {
     fn an_echo_with_a_lost_byte_is_wrong() {
         let mut echo = Echo::new(message(64, true));
         assert_eq!(echo.receive(b"abd"), Err(WrongReply::Differs));
+    }
+
+    #[test]
+    fn a_download_is_counted_whatever_the_chunks_are() {
+        let reply: Vec<u8> = (b'a'..=b'z').cycle().take(40_000).collect();
+        let stream = reply.repeat(3);
+        for chunk in [1, 25, 39_999, 120_000] {
+            let mut download = Download::new(40_000);
+            let counts = stream.chunks(chunk).map(|bytes| download.receive(bytes).unwrap());
+            assert_eq!(counts.sum::<u64>(), 3, "in chunks of {chunk}");
+        }
+        assert_eq!(Download::new(40_000).receive(b"abd"), Err(WrongReply::Differs));
     }
 
     #[test]

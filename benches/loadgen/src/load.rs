@@ -24,6 +24,7 @@ use crate::connection::{Connection, Wire};
 use crate::exchange::{Exchange, WrongReply};
 use crate::options::{Length, Plan};
 use crate::process::CpuTime;
+use crate::tls::TlsStream;
 
 /// Without one reply for this long, the server counts as hung.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
@@ -174,6 +175,9 @@ impl<'a, E: Exchange, M: Fn() -> E> Engine<'a, E, M> {
             self.advance(now)?;
             self.end_pauses(now)?;
         }
+        for index in 0..self.connections.len() {
+            self.close(index)?;
+        }
         Ok(self.run)
     }
 
@@ -228,8 +232,13 @@ impl<'a, E: Exchange, M: Fn() -> E> Engine<'a, E, M> {
 
     /// Opens a connection and queues its first requests.
     fn open(&mut self, token: Token) -> Result<Connection<E>, Failure> {
-        let open = if self.plan.datagrams { Wire::datagrams } else { Wire::stream };
-        let mut wire = open(self.plan.address).map_err(while_doing("connecting"))?;
+        let address = self.plan.address;
+        let wire = match &self.plan.tls {
+            Some(client) => TlsStream::connect(client, address).map(Box::new).map(Wire::Tls),
+            None if self.plan.datagrams => Wire::datagrams(address),
+            None => Wire::stream(address),
+        };
+        let mut wire = wire.map_err(while_doing("connecting"))?;
         self.poll
             .registry()
             .register(wire.source(), token, Interest::READABLE | Interest::WRITABLE)
@@ -252,11 +261,18 @@ impl<'a, E: Exchange, M: Fn() -> E> Engine<'a, E, M> {
             self.connections[index].replies >= limit && self.quota.allowance > 0
         });
         if finished {
+            self.close(index)?;
             self.connections[index] = self.open(event.token())?;
-        } else if replies > 0 || event.is_writable() {
+        } else {
+            // There is something to send after a reply, a handshake, or when there is room again.
             self.connections[index].send().map_err(while_doing("sending"))?;
         }
         Ok(replies)
+    }
+
+    /// Ends a connection in an orderly way.
+    fn close(&mut self, index: usize) -> Result<(), Failure> {
+        self.connections[index].wire.close().map_err(while_doing("closing"))
     }
 
     /// Reads what has come on a connection and queues a request for each reply in it.
@@ -271,7 +287,7 @@ impl<'a, E: Exchange, M: Fn() -> E> Engine<'a, E, M> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(Failure::System("receiving", error)),
             };
-            let is_last = length < self.buffer.len() && connection.wire.short_receipt_is_last();
+            let is_last = connection.wire.is_drained(length < self.buffer.len());
             let complete = connection.exchange.receive(&self.buffer[..length]);
             let complete = complete.map_err(Failure::Reply)?;
             let now = Instant::now();

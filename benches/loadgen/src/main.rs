@@ -1,4 +1,5 @@
-//! Load generator: drives an echo or HTTP server over N connections or UDP sockets and says what that cost.
+//! Load generator: drives an echo, HTTP or download server over N connections, with TLS or without,
+//! or UDP sockets, and says what that cost.
 //!
 //! Called by benches/run.py and benches/demo.py, once per measured cell, pinned to a core that the
 //! server does not use. It prints one JSON object and exits with 0, or prints an error and exits
@@ -14,11 +15,12 @@ mod load;
 mod options;
 mod process;
 mod report;
+mod tls;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use exchange::{Echo, HttpGet};
+use exchange::{Download, Echo, HttpGet};
 use options::{Command, USAGE};
 
 fn main() -> ExitCode {
@@ -41,11 +43,19 @@ fn run() -> Result<String, Box<dyn std::error::Error>> {
         Command::Help => return Ok(USAGE.to_owned()),
         Command::Echo(plan, message) => {
             let run = load::run(&plan, || Echo::new(message.clone()))?;
-            serde_json::to_string_pretty(&report::Report::new(&plan, &run))?
+            serde_json::to_string_pretty(&report::Report::new(&plan, &run)?)?
         }
         Command::Http(plan, target) => {
             let run = load::run(&plan, || HttpGet::new(plan.address, &target))?;
-            serde_json::to_string_pretty(&report::Report::new(&plan, &run))?
+            serde_json::to_string_pretty(&report::Report::new(&plan, &run)?)?
+        }
+        Command::Download(plan, length) => {
+            let run = load::run(&plan, || Download::new(length))?;
+            serde_json::to_string_pretty(&report::Report::new(&plan, &run)?)?
+        }
+        Command::Certificates(folder) => {
+            tls::TlsClient::write_certificates(&folder)?;
+            serde_json::to_string_pretty(&folder)?
         }
         Command::Idle(plan) => serde_json::to_string_pretty(&idle::run(&plan)?)?,
     };

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +12,23 @@ use lexopt::{Arg, Error, Parser, ValueExt};
 
 use crate::exchange;
 use crate::process::Process;
+use crate::tls::TlsClient;
 
 pub(crate) const USAGE: &str = "\
 loadgen echo    --address IP:PORT [--size BYTES] [--lines] [--datagrams] [load options]
 loadgen connect --address IP:PORT [--size BYTES] [load options]
 loadgen http    --address IP:PORT [--target /] [load options]
-loadgen idle    --address IP:PORT --server-pid PID [--connections N] [--hold SECONDS]
+loadgen download --address IP:PORT [--size BYTES] [load options]
+loadgen idle    --address IP:PORT --server-pid PID [--connections N] [--hold SECONDS] [--tls FILE]
+loadgen certificates --folder FOLDER
 
 echo     messages to an echo server; with --lines each message is one line,
          with --datagrams one UDP datagram
 connect  as echo, but every message has a connection of its own
 http     HTTP/1.1 GET with keep-alive; every reply must have status 200
+download  asks for so many bytes in 8 bytes, big-endian, and expects the alphabet again and again
 idle     opens N connections, exchanges one message on each and holds them
+certificates  makes an authority and a certificate for a server
 
 load options:
   --connections N     connections at a time (1)
@@ -30,13 +37,15 @@ load options:
   --warm-up S         load before the window opens (0.5)
   --pause S           time between a reply and the next request (0), at most 1
   --requests M        instead of a window: exactly M requests, from the first connect on
+  --tls FILE          speak TLS 1.3 and trust the certificates in FILE; with connect, every connection
+                      begins with a full handshake
+  --resume            with connect: every connection but the first ones takes up a session
   --server-pid PID    also measure this process's CPU time";
 
 /// A pause must not look like a server that does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the command line asks for.
-#[derive(Debug)]
 pub(crate) enum Command {
     /// Print the usage.
     Help,
@@ -44,12 +53,16 @@ pub(crate) enum Command {
     Echo(Plan, Arc<[u8]>),
     /// Load an HTTP server with GETs of this target.
     Http(Plan, String),
+    /// Load a server with requests for so many bytes.
+    Download(Plan, usize),
+    /// Make certificates in this folder.
+    Certificates(PathBuf),
     /// Hold idle connections.
     Idle(IdlePlan),
 }
 
 /// How much load to put on which server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) address: SocketAddr,
     /// Whether a connection is a UDP socket instead of a TCP stream.
@@ -64,6 +77,8 @@ pub(crate) struct Plan {
     pub(crate) pause: Duration,
     pub(crate) length: Length,
     pub(crate) server: Option<Process>,
+    /// How to speak TLS, if that is to be done.
+    pub(crate) tls: Option<Rc<TlsClient>>,
 }
 
 /// When a load ends.
@@ -76,12 +91,12 @@ pub(crate) enum Length {
 }
 
 /// How many connections to hold open, and for how long.
-#[derive(Debug)]
 pub(crate) struct IdlePlan {
     pub(crate) address: SocketAddr,
     pub(crate) connections: u32,
     pub(crate) hold: Duration,
     pub(crate) server: Process,
+    pub(crate) tls: Option<Rc<TlsClient>>,
 }
 
 /// The options as given, before they are checked against the command.
@@ -100,6 +115,9 @@ struct Given {
     pause: Duration,
     hold: Option<Duration>,
     server: Option<Process>,
+    tls: Option<PathBuf>,
+    resume: bool,
+    folder: Option<PathBuf>,
 }
 
 /// Parses a command line, program name first.
@@ -126,6 +144,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             Arg::Long("server-pid") => {
                 given.server = Some(Process { id: positive(&mut parser)? });
             }
+            Arg::Long("tls") => given.tls = Some(parser.value()?.into()),
+            Arg::Long("resume") => given.resume = true,
+            Arg::Long("folder") => given.folder = Some(parser.value()?.into()),
             other => return Err(other.unexpected()),
         }
     }
@@ -135,6 +156,12 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
         Some("http") => {
             let target = given.target.clone().unwrap_or_else(|| "/".to_owned());
             Ok(Command::Http(given.plan(None)?, target))
+        }
+        Some("download") => {
+            Ok(Command::Download(given.plan(None)?, usize_from(given.size.unwrap_or(1024))))
+        }
+        Some("certificates") => {
+            Ok(Command::Certificates(given.folder.ok_or("--folder is missing")?))
         }
         Some("idle") => Ok(Command::Idle(given.idle_plan()?)),
         Some(other) => Err(format!("no command {other:?}\n\n{USAGE}").into()),
@@ -166,6 +193,12 @@ impl Given {
         if self.pause > LONGEST_PAUSE {
             return Err("--pause is at most 1 second".into());
         }
+        if self.datagrams && self.tls.is_some() {
+            return Err("there is no TLS on datagrams: no --tls".into());
+        }
+        if self.resume && replies_per_connection.is_none() {
+            return Err("--resume is for connect: elsewhere, connections are not repeated".into());
+        }
         Ok(Plan {
             address: self.address.ok_or("--address is missing")?,
             datagrams: self.datagrams,
@@ -175,7 +208,17 @@ impl Given {
             pause: self.pause,
             length,
             server: self.server,
+            tls: self.tls_client()?,
         })
+    }
+
+    fn tls_client(&self) -> Result<Option<Rc<TlsClient>>, Error> {
+        let Some(roots) = &self.tls else {
+            return if self.resume { Err("--resume is for --tls".into()) } else { Ok(None) };
+        };
+        let client = TlsClient::new(roots, self.resume);
+        let client = client.map_err(|error| format!("{}: {error}", roots.display()))?;
+        Ok(Some(Rc::new(client)))
     }
 
     fn message(&self) -> Arc<[u8]> {
@@ -188,6 +231,7 @@ impl Given {
             connections: self.connections.unwrap_or(1000),
             hold: self.hold.unwrap_or_default(),
             server: self.server.ok_or("idle measures a process: --server-pid is missing")?,
+            tls: self.tls_client()?,
         })
     }
 }
@@ -253,6 +297,14 @@ mod tests {
         let rest = "--address 127.0.0.1:7 --datagrams";
         assert!(parse_line(&format!("echo {rest}")).is_ok());
         assert!(parse_line(&format!("connect {rest}")).is_err());
+    }
+
+    #[test]
+    fn sessions_are_taken_up_by_repeated_connections_with_tls() {
+        let rest = "--address 127.0.0.1:7 --resume";
+        assert!(parse_line(&format!("connect {rest}")).is_err());
+        assert!(parse_line(&format!("echo {rest} --tls root.pem")).is_err());
+        assert!(parse_line("echo --address 127.0.0.1:7 --tls /no/such/file.pem").is_err());
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The JSON that a load prints. Whole numbers in the unit that the field names.
 
+use std::io;
+
 use serde::Serialize;
 
 use crate::load::Run;
 use crate::options::Plan;
+use crate::tls::Agreed;
 
 /// The result of one load.
 #[derive(Debug, Serialize)]
@@ -15,6 +18,7 @@ pub(crate) struct Report {
     requests_per_second: u64,
     latency_ns: Latency,
     server_cpu: Option<ServerCpu>,
+    tls: Option<Agreed>,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,9 +37,12 @@ struct ServerCpu {
 }
 
 impl Report {
-    pub(crate) fn new(plan: &Plan, run: &Run) -> Self {
+    /// # Errors
+    /// If a server did not take up sessions that it should.
+    pub(crate) fn new(plan: &Plan, run: &Run) -> io::Result<Self> {
         let per_second = u128::from(run.replies) * 1_000_000_000 / run.elapsed.as_nanos().max(1);
-        Self {
+        let agreed = plan.tls.as_ref().map(|client| client.agreed(plan.connections)).transpose()?;
+        Ok(Self {
             connections: plan.connections,
             depth: plan.depth,
             requests: run.replies,
@@ -52,6 +59,7 @@ impl Report {
                 user_seconds: used.user.as_secs_f64(),
                 system_seconds: used.system.as_secs_f64(),
             }),
-        }
+            tls: agreed,
+        })
     }
 }
