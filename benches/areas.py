@@ -193,6 +193,12 @@ def take_micro(setup: Setup, loop: str) -> list[Reading]:
         *(Reading(delay, "late_median_us", late["median"]) for delay, late in lateness),
         *(Reading(delay, "late_p99_us", late["p99"]) for delay, late in lateness),
         *(Reading(delay, "late_least_us", late["earliest"]) for delay, late in lateness),
+        *(
+            Reading(delay, metric, late[name])
+            for metric, name in (("kernel_median_us", "kernel"), ("kernel_p99_us", "kernel_p99"))
+            for delay, late in lateness
+            if name in late
+        ),
     ]
 
 

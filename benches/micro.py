@@ -14,7 +14,9 @@ import asyncio
 import gc
 import json
 import math
+import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -136,14 +138,34 @@ async def measure_operation(operation: Callable[[int], Awaitable[None]], count: 
     return (time.process_time_ns() - before) / count
 
 
-async def measure_lateness(delay: float) -> list[float]:
-    """Return how late each of some timers of `delay` seconds fired, in microseconds.
+def wait_for_kernel(delay: float) -> float:
+    """Block on a timerfd for `delay` seconds and return how late it was, in microseconds.
 
-    A negative number is a timer that fired early.
+    It is what the kernel and the machine add to any timer. NaN before Python 3.13, which lacks it.
+    """
+    if sys.version_info < (3, 13):
+        return math.nan
+    descriptor = os.timerfd_create(time.CLOCK_MONOTONIC)
+    try:
+        start = time.perf_counter_ns()
+        os.timerfd_settime_ns(descriptor, initial=round(delay * 1e9))
+        os.read(descriptor, 8)
+        return (time.perf_counter_ns() - start) / 1_000 - delay * 1_000_000
+    finally:
+        os.close(descriptor)
+
+
+async def measure_lateness(delay: float) -> tuple[list[float], list[float]]:
+    """Return how late some timers of `delay` seconds fired, and the kernel's own, in microseconds.
+
+    They take turns, so that both find the machine in the same state. A negative number is a timer
+    that fired early.
     """
     loop = asyncio.get_running_loop()
     late = []
+    kernel = []
     for _ in range(TIMERS_PER_DELAY):
+        kernel.append(wait_for_kernel(delay))
         fired: asyncio.Future[int] = loop.create_future()
 
         def fire(fired: asyncio.Future[int] = fired) -> None:
@@ -152,7 +174,7 @@ async def measure_lateness(delay: float) -> list[float]:
         start = time.perf_counter_ns()
         loop.call_later(delay, fire)
         late.append((await fired - start) / 1_000 - delay * 1_000_000)
-    return late
+    return late, kernel
 
 
 def percentile(values: list[float], percent: int) -> float:
@@ -169,12 +191,15 @@ async def measure() -> dict[str, object]:
     }
     lateness = {}
     for delay_ms in DELAYS_MS:
-        late = await measure_lateness(delay_ms / 1_000)
+        late, kernel = await measure_lateness(delay_ms / 1_000)
         lateness[f"{delay_ms:g} ms"] = {
             "median": statistics.median(late),
             "p99": percentile(late, 99),
             "earliest": min(late),
         }
+        if not math.isnan(kernel[0]):
+            lateness[f"{delay_ms:g} ms"]["kernel"] = statistics.median(kernel)
+            lateness[f"{delay_ms:g} ms"]["kernel_p99"] = percentile(kernel, 99)
     return {
         "cpu_ns_per_operation": operations,
         "timer_lateness_us": lateness,

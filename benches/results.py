@@ -54,6 +54,12 @@ METRICS = {
     "late_least_us": Metric(
         "lateness of a timer, least (below zero: it fired early)", "µs", digits=0, from_zero=False
     ),
+    "kernel_median_us": Metric(
+        "lateness of a bare timerfd between them, median", "µs", digits=0, from_zero=False
+    ),
+    "kernel_p99_us": Metric(
+        "lateness of a bare timerfd between them, 99th percentile", "µs", digits=0, from_zero=False
+    ),
 }
 
 
