@@ -66,6 +66,10 @@ FOUND: list[str] = INTERPRETERS["found"]
 PREFERRED = ([tag for tag in FOUND if not tag.endswith("t")] or FOUND or ["3.14"])[-1]
 """The newest interpreter at hand that has a GIL: for the sessions that need just one."""
 
+FREE_THREADED = ([tag for tag in FOUND if tag.endswith("t")] or ["3.14t"])[-1]
+MEASURED = FREE_THREADED if "shards" in sys.argv else PREFERRED
+"""What is measured on: threads need an interpreter without the GIL."""
+
 OPTIONS = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
 MUST_EXIST = "CI" in os.environ or any(
     re.search(r"^(-[pP]|--(force-)?pythons?)\b|-3\.\d+t?$", option) for option in OPTIONS
@@ -266,7 +270,7 @@ def differences(session: nox.Session) -> None:
     run_in(session, "tests", "python", "compare_loops.py", *session.posargs)
 
 
-@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+@nox.session(python=MEASURED, requires=["wheel-{python}"])
 def bench(session: nox.Session) -> None:
     """Measure TokioLoop against other loops; arguments go to benches/run.py."""
     check_interpreter(session)

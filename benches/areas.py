@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import shards
 from counting import Exchange, instructions_per_message, system_calls_per_message
 from loops import FAST_TLS, RUST_ECHO
 from processes import Cores, ServerProcess, run_pinned
@@ -75,6 +76,8 @@ class Area:
     rounds: int
     """How often each measurement is taken unless the command line says otherwise."""
     measurements: tuple[Measurement, ...]
+    free_threaded: bool = False
+    """Whether it says something only of interpreters without the GIL."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,13 @@ def in_exchange(
     )
 
 
+def on_threads(what: str, take: shards.Take, loops: tuple[str, ...]) -> Measurement:
+    """Return the measurement of several threads that calls `take`."""
+    return Measurement(
+        what, lambda setup, loop: take(setup.binaries, setup.cores, loop), loops=loops
+    )
+
+
 AREAS = {
     "echo": Area(
         "Echo over TCP and UDP",
@@ -244,6 +254,12 @@ AREAS = {
         "System calls: echo on one connection, of 1 KiB unless said otherwise, by strace",
         1,
         tuple(in_exchange(take_system_calls, exchange) for exchange in EXCHANGES),
+    ),
+    "shards": Area(
+        "Several threads: one TokioLoop, or one other loop for each thread",
+        3,
+        tuple(on_threads(what, take, loops) for what, take, loops in shards.MEASUREMENTS),
+        free_threaded=True,
     ),
 }
 

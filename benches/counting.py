@@ -16,8 +16,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from processes import CellFailed, Cores, ServerProcess, last_line, run_pinned
 from toolchain import Binaries, echo_server_command
@@ -58,6 +60,17 @@ class Exchange:
     """Messages in flight at a time."""
 
 
+class Send(Protocol):
+    """Has a server answer so many messages; nothing of the warm-up is counted."""
+
+    def __call__(self, server: ServerProcess, messages: int, *, warming_up: bool) -> None: ...
+
+
+INTERPRETER_FUNCTION = "_PyEval_EvalFrameDefault"
+"""What every Python program calls: its name is there unless the interpreter was stripped."""
+
+CALLGRIND_CALLS = re.compile(r"^(?:(c?fn)=\((\d+)\)(?: (.+))?|calls=(\d+) .*)$", re.MULTILINE)
+
 STEADY = {"PYTHONHASHSEED": "0"}
 """Environment that makes two runs of one interpreter do the same."""
 
@@ -71,6 +84,27 @@ def instructions_per_message(
     """
     few, many = MESSAGES_AT_REST if exchange.at_rest else INSTRUCTION_MESSAGES
     command = echo_server_command(binaries, loop, exchange.mode)
+
+    def send(server: ServerProcess, messages: int, *, warming_up: bool) -> None:
+        rests = exchange.at_rest and not warming_up
+        _echo(binaries, cores, server, replace(exchange, at_rest=rests), messages)
+
+    dumps = callgrind_dumps(command, cores, os.environ, (few, many), send)
+    totals = [read_callgrind_total(dump) for dump in dumps]
+    return (totals[1] - totals[0]) / (many - few)
+
+
+def callgrind_dumps(
+    command: Sequence[str | Path],
+    cores: Cores,
+    environment: Mapping[str, str],
+    counts: Sequence[int],
+    send: Send,
+) -> list[str]:
+    """Return what callgrind writes about a server that answers so many messages, for each count.
+
+    `send` has them answered. Raises CellFailed, also if valgrind is not installed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "callgrind"
         tool = [
@@ -81,15 +115,16 @@ def instructions_per_message(
             # Its remarks on system calls that it does not know are no fault of the server.
             f"--log-file={output}.log",
         ]
-        with ServerProcess([*tool, *command], cores.server, environment=_steady()) as server:
-            _echo(binaries, cores, server, replace(exchange, at_rest=False), WARM_UP_MESSAGES)
+        steady = {**environment, **STEADY}
+        with ServerProcess([*tool, *command], cores.server, environment=steady) as server:
+            send(server, WARM_UP_MESSAGES, warming_up=True)
             _control_callgrind(server, "--instr=on")
-            for messages in (few, many):
-                _echo(binaries, cores, server, exchange, messages)
+            for messages in counts:
+                send(server, messages, warming_up=False)
                 # Writes the counters to the next file and sets them to zero.
                 _control_callgrind(server, "--dump")
-        totals = [read_callgrind_total(Path(f"{output}.{n}").read_text()) for n in (1, 2)]
-    return (totals[1] - totals[0]) / (many - few)
+        numbers = range(1, len(counts) + 1)
+        return [Path(f"{output}.{number}").read_text() for number in numbers]
 
 
 def system_calls_per_message(
@@ -128,6 +163,27 @@ def read_callgrind_total(text: str) -> int:
     if not totals:
         raise CellFailed("callgrind wrote no totals")
     return sum(map(int, totals))
+
+
+def read_callgrind_calls(text: str, function: str) -> int:
+    """Return how often a function was called, from a callgrind output file.
+
+    Raises CellFailed if the file names none of the interpreter's functions: then a function that is
+    not in it may have been called all the same.
+    """
+    if INTERPRETER_FUNCTION not in text:
+        raise CellFailed("the interpreter has no symbol table")
+    names: dict[str, str] = {}
+    callee = ""
+    calls = 0
+    for kind, number, name, count in CALLGRIND_CALLS.findall(text):
+        if count:
+            calls += int(count) if callee == function else 0
+        else:
+            # A name is written once, where its number appears first.
+            names.setdefault(number, name)
+            callee = names[number] if kind == "cfn" else callee
+    return calls
 
 
 def read_strace_summary(text: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from loops import LOOPS, loop_factory
 
@@ -183,14 +183,14 @@ def percentile(values: list[float], percent: int) -> float:
     return sorted(values)[rank - 1]
 
 
-async def measure() -> dict[str, object]:
-    """Measure everything and return what is printed."""
+async def measure(delays_ms: Sequence[float]) -> dict[str, object]:
+    """Measure the operations, and timers with these delays; return what is printed."""
     operations = {
         name: await measure_operation(operation, count)
         for name, (operation, count) in OPERATIONS.items()
     }
     lateness = {}
-    for delay_ms in DELAYS_MS:
+    for delay_ms in delays_ms:
         late, kernel = await measure_lateness(delay_ms / 1_000)
         lateness[f"{delay_ms:g} ms"] = {
             "median": statistics.median(late),
@@ -210,9 +210,11 @@ def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--loop", choices=LOOPS, required=True)
+    parser.add_argument("--operations", action="store_true", help="leave the timers' lateness out")
     options = parser.parse_args()
+    delays_ms = () if options.operations else DELAYS_MS
     with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
-        print(json.dumps(runner.run(measure())))
+        print(json.dumps(runner.run(measure(delays_ms))))
 
 
 if __name__ == "__main__":

@@ -77,11 +77,16 @@ def read_options() -> argparse.Namespace:
     unknown = [name for name in options.areas if name not in AREAS]
     if unknown:
         parser.error(f"no area {unknown[0]!r}; there are {', '.join(AREAS)}")
+    free_threaded = interpreter_tag().endswith("t")
+    if not free_threaded and any(AREAS[name].free_threaded for name in options.areas):
+        parser.error("threads of one interpreter need one without the GIL, such as 3.14t")
     if options.output is None:
         # A run of a part must not replace the results of a whole one.
         partial = options.loop is not None or bool(options.case)
         options.output = (WORK if partial else RESULTS) / interpreter_tag()
-    options.areas = options.areas or list(AREAS)
+    options.areas = options.areas or [
+        name for name, area in AREAS.items() if free_threaded or not area.free_threaded
+    ]
     options.loop = options.loop or every_loop
     return options
 
