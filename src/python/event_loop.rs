@@ -17,6 +17,7 @@ use crate::python::shard::{Reading, Role, Shard, Work, driven_index};
 use crate::python::sockets::{self, FilePart, Target};
 use crate::python::watches::{Side, Waiter};
 use crate::python::worker::Worker;
+use crate::sys;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -519,12 +520,20 @@ impl EventLoop {
         args: Py<PyTuple>,
         context: Option<Py<PyContext>>,
     ) -> PyResult<Py<ThreadSafeHandle>> {
-        slf.get().check_closed()?;
-        Self::check_call(slf, &callback, "call_soon_threadsafe", true)?;
-        let handle = Handle::new_thread_safe(slf, callback.unbind(), args, context)?;
-        let work = Work::Run(handle.as_super().clone().unbind());
-        slf.get().shard(handle.as_super().get().home()).push(work);
-        Ok(handle.unbind())
+        let hand_over = || {
+            slf.get().check_closed()?;
+            Self::check_call(slf, &callback, "call_soon_threadsafe", true)?;
+            let handle = Handle::new_thread_safe(slf, callback.unbind(), args, context)?;
+            let work = Work::Run(handle.as_super().clone().unbind());
+            slf.get().shard(handle.as_super().get().home()).push(work);
+            Ok(handle.unbind())
+        };
+        if slf.get().is_debug() {
+            // Python code runs in this, during which the interpreter may end.
+            sys::hanging_at_exit(hand_over)
+        } else {
+            hand_over()
+        }
     }
 
     /// Schedules `callback(*args)` in `delay` seconds. See `asyncio.loop.call_later`.

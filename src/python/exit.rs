@@ -1,10 +1,9 @@
 //! The end of the interpreter: threads that run a loop are parked before it is finalized.
 //!
-//! A daemon thread may still run a loop when the interpreter ends. Before 3.14, CPython ends such a
-//! thread with `pthread_exit` the next time it asks for the GIL, which unwinds the frames of this
-//! crate without the GIL. So an `atexit` callback tells every running shard to stay detached for
-//! ever, as 3.14 does to such threads, and waits until they have. A shard whose callback does not
-//! return in time is left to CPython.
+//! A daemon thread may still run a loop when the interpreter ends. An `atexit` callback tells every
+//! running shard to stay detached for ever and waits until they have. A shard whose callback does not
+//! return in time is left to CPython, which lets no such thread attach again: from 3.14 on the thread
+//! hangs, and before, `crate::sys` sees to it that it does.
 
 use crate::driving::process;
 use crate::python::shard::Shard;

@@ -179,23 +179,7 @@ pub(crate) fn in_context<R>(
         return Err(PyErr::fetch(py));
     }
     let _exit = ExitContext(context);
-    let guard = HangIfUnwound;
-    let result = operation();
-    std::mem::forget(guard);
-    result
-}
-
-/// Stops the unwinding that `pthread_exit` does, with which CPython before 3.14 ends a daemon thread
-/// that asks for the GIL while the interpreter is finalized: what outer frames hold must not be
-/// dropped without it. A panic passes.
-struct HangIfUnwound;
-
-impl Drop for HangIfUnwound {
-    fn drop(&mut self) {
-        while !std::thread::panicking() {
-            std::thread::park();
-        }
-    }
+    operation()
 }
 
 /// Leaves the context, on unwinding as well.

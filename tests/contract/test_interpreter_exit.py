@@ -48,6 +48,55 @@ for _ in range(2):
 threading.Thread(target=loop.run_forever, daemon=True).start()
 started.wait()
 """,
+    "daemon threads that hand over callbacks in debug mode": """
+loop = new_loop()
+loop.set_debug(True)
+started = threading.Event()
+def hammer():
+    while True:
+        loop.call_soon_threadsafe(started.set)
+for _ in range(2):
+    threading.Thread(target=hammer, daemon=True).start()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+started.wait()
+""",
+    "a callback that never returns in a daemon thread": """
+loop = new_loop()
+started = threading.Event()
+def stay():
+    started.set()
+    while True:
+        pass
+loop.call_soon(stay)
+threading.Thread(target=loop.run_forever, daemon=True).start()
+started.wait()
+""",
+    "a protocol that never returns in a daemon thread": """
+started = threading.Event()
+class Protocol(asyncio.Protocol):
+    def data_received(self, data):
+        started.set()
+        while True:
+            pass
+ours, peer = socket.socketpair()
+loop = new_loop()
+transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
+peer.send(b"x")
+threading.Thread(target=loop.run_forever, daemon=True).start()
+started.wait()
+""",
+    "an exception handler that never returns in a daemon thread": """
+loop = new_loop()
+started = threading.Event()
+def stay(*_):
+    started.set()
+    while True:
+        pass
+loop.set_exception_handler(stay)
+loop.call_soon(int, "no number")
+threading.Thread(target=loop.run_forever, daemon=True).start()
+started.wait()
+""",
     "a task that waits": """
 loop = new_loop()
 task = loop.create_task(asyncio.sleep(3600))

@@ -12,6 +12,7 @@ use crate::python::ffi::Detached;
 use crate::python::handle::Scheduled;
 use crate::python::watches::Watches;
 use crate::python::worker::Post;
+use crate::sys;
 use pyo3::prelude::*;
 use rloop_core::inbox::Park;
 use std::io;
@@ -87,7 +88,7 @@ impl Shard {
         let io = self.io()?;
         let _seat = Seat::take(self)?;
         let run = exit::Run::begin(self);
-        let result = self.take_turns(event_loop, role, &io, &run);
+        let result = sys::hanging_at_exit(|| self.take_turns(event_loop, role, &io, &run));
         self.counters.stop();
         let Role::Leader { crew, posts } = role else {
             return result;
