@@ -74,6 +74,25 @@ PHASES = {
         peer.send(b"x")
         loop.run_forever()
     """,
+    "other threads hand over native callbacks without end": """
+        over = threading.Event()
+        def flood():
+            for _ in range(3_000_000):
+                if over.is_set():
+                    return
+                loop.call_soon_threadsafe(int)
+            os._exit(3)
+        threads = [threading.Thread(target=flood) for _ in range(2)]
+        try:
+            for thread in threads:
+                thread.start()
+            loop.call_later(0.01, interrupt_from_a_thread)
+            loop.run_forever()
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+    """,
     "an executor works": """
         release = threading.Event()
         call = loop.run_in_executor(None, release.wait, 20)

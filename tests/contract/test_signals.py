@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -184,3 +185,26 @@ async def test_a_python_level_handler_runs_while_the_loop_waits(loop: Loop) -> N
         )
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+async def test_callbacks_from_other_threads_without_end_do_not_starve_a_handler(
+    loop: Loop, loop_name: str
+) -> None:
+    if loop_name == "asyncio" and not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("asyncio's turns become ever longer when other threads need no lock to push")
+    handled = threading.Event()
+    starved: list[bool] = []
+
+    def flood() -> None:
+        for _ in range(1_000_000):
+            if handled.is_set():
+                return
+            loop.call_soon_threadsafe(sum, (1, 2, 3))
+        starved.append(True)
+
+    loop.add_signal_handler(signal.SIGUSR1, handled.set)
+    floods = [in_thread(flood) for _ in range(2)]
+    loop.call_later(0.01, os.kill, os.getpid(), signal.SIGUSR1)
+    await asyncio.gather(*floods)
+    loop.remove_signal_handler(signal.SIGUSR1)
+    assert not starved

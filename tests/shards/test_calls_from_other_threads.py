@@ -1,5 +1,7 @@
 """Calls on a transport from another thread than the loop's, which the loop forwards."""
 
+import pytest
+
 from support.programs import run_program
 
 PROGRAM = """
@@ -26,4 +28,61 @@ with asyncio.Runner(loop_factory=new_loop) as runner:
 def test_a_forwarded_call_that_fails_is_reported_and_the_loop_goes_on() -> None:
     outcome = run_program(PROGRAM, "rloop")
     expected = "RuntimeError('Cannot call write() after write_eof()')\n"
+    assert (outcome.returncode, outcome.stdout) == (0, expected), outcome.stderr
+
+
+FLOOD = """
+import asyncio, os, signal, socket, threading
+
+over = threading.Event()
+
+async def flooded(transport):
+    loop = asyncio.get_running_loop()
+
+    def flood():
+        for _ in range(1_000_000):
+            if over.is_set():
+                return
+            transport.resume_reading()
+        os._exit(3)
+
+    def finish():
+        print("handled")
+        over.set()
+
+    loop.add_signal_handler(signal.SIGUSR1, finish)
+    threads = [threading.Thread(target=flood) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    threading.Timer(0.01, os.kill, (os.getpid(), signal.{signal})).start()
+    try:
+        await asyncio.sleep(3600 if signal.{signal} == signal.SIGINT else 0)
+        while not over.is_set():
+            await asyncio.sleep(0.01)
+    finally:
+        over.set()
+        await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in threads))
+        transport.abort()
+        await asyncio.sleep(0)
+
+async def main():
+    ours, peer = socket.socketpair()
+    with peer:
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        await flooded(transport)
+
+try:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [("SIGUSR1", "handled\n"), ("SIGINT", "interrupted\n")]
+)
+def test_a_flood_of_forwarded_calls_does_not_starve_signals(number: str, expected: str) -> None:
+    outcome = run_program(FLOOD.format(signal=number), "rloop")
     assert (outcome.returncode, outcome.stdout) == (0, expected), outcome.stderr

@@ -98,6 +98,24 @@ impl<T> Inbox<T> {
         target.append(&mut self.queue.lock().items);
     }
 
+    /// Moves the `limit` oldest items into `target`. What is left counts as pushed since.
+    pub fn drain_some_into(&self, limit: usize, target: &mut VecDeque<T>) {
+        let is_left = {
+            let items = &mut self.queue.lock().items;
+            if items.len() <= limit {
+                target.append(items);
+                false
+            } else {
+                target.extend(items.drain(..limit));
+                true
+            }
+        };
+        if is_left {
+            // As a sender does; the owner, who calls this, needs no wake-up.
+            let _running = self.notify();
+        }
+    }
+
     /// How many items were ever pushed. Any thread may call this.
     pub fn pushed(&self) -> u64 {
         self.queue.lock().pushed
@@ -143,6 +161,23 @@ mod tests {
         assert!(!inbox.begin());
         assert_eq!(inbox.push(()), Wake::NotNeeded);
         assert_eq!(inbox.park(), Park::Refused);
+    }
+
+    #[test]
+    fn what_a_drain_leaves_behind_refuses_the_park() {
+        let inbox = Inbox::new();
+        for item in 1..=3 {
+            assert_eq!(inbox.push(item), Wake::NotNeeded);
+        }
+        assert!(inbox.begin());
+        let mut seen = VecDeque::new();
+        inbox.drain_some_into(2, &mut seen);
+        assert_eq!(seen, [1, 2]);
+        assert_eq!(inbox.park(), Park::Refused);
+        assert!(inbox.begin());
+        inbox.drain_some_into(2, &mut seen);
+        assert_eq!(seen, [1, 2, 3]);
+        assert_eq!(inbox.park(), Park::Allowed);
     }
 
     #[test]

@@ -15,10 +15,13 @@ const PUSHES: usize = 5_000;
 /// How long the owner may sleep before a wake-up counts as lost.
 const LOST: Duration = Duration::from_mins(1);
 
-/// One turn of the owner: takes what was pushed.
+/// How much a turn takes: little, so that turns leave something behind.
+const TAKEN_PER_TURN: usize = 16;
+
+/// One turn of the owner: takes some of what was pushed.
 fn take_turn(inbox: &Inbox<(usize, usize)>, seen: &mut VecDeque<(usize, usize)>) {
     if inbox.begin() {
-        inbox.drain_into(seen);
+        inbox.drain_some_into(TAKEN_PER_TURN, seen);
     }
 }
 

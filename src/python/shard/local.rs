@@ -50,6 +50,8 @@ pub(super) struct Local {
     pub(super) watches_active: bool,
     /// The handles of a look before the wait are ready; they count as the next turn's.
     pub(super) looked_ahead: bool,
+    /// How many turns began since signals were last looked at.
+    pub(super) unchecked_turns: u8,
 }
 
 impl Local {
@@ -64,6 +66,7 @@ impl Local {
             // The first look asks for the first event.
             watches_active: true,
             looked_ahead: false,
+            unchecked_turns: 0,
         }
     }
 

@@ -19,6 +19,14 @@ use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 
+/// How much a turn takes out of the inbox. Other threads may fill it faster than it is emptied, and
+/// then turns would become ever longer, with nobody looking at signals and descriptors meanwhile.
+const TAKEN_PER_TURN: usize = 1024;
+
+/// How many turns may pass without a look at signals. Callbacks and protocols may be native code, in
+/// which the interpreter does not look.
+const TURNS_PER_SIGNAL_CHECK: u8 = 64;
+
 /// Whose run it is, which decides when it is over.
 pub(crate) enum Role<'a> {
     /// The only shard of its loop.
@@ -61,6 +69,7 @@ enum Settled {
 }
 
 /// How much a turn has to do, in this order.
+#[derive(Default)]
 struct Turn {
     /// Callbacks that were ready before the wait.
     left_over: usize,
@@ -68,6 +77,12 @@ struct Turn {
     events: usize,
     /// What came otherwise: watched descriptors, the inbox, due timers.
     arrived: usize,
+}
+
+impl Turn {
+    fn depth(&self) -> usize {
+        self.left_over + self.events + self.arrived
+    }
 }
 
 impl Shard {
@@ -225,24 +240,31 @@ impl Shard {
             if local.watches_active && !looked_ahead {
                 local.collect_watches(py, watches)?;
             }
-            if self.inbox.begin() {
-                self.inbox.drain_into(&mut local.ready);
+            let has_mail = self.inbox.begin();
+            if has_mail {
+                self.inbox.drain_some_into(TAKEN_PER_TURN, &mut local.ready);
             }
             local.collect_due_timers();
-            io::Result::Ok(Turn {
+            let turn = Turn {
                 left_over,
                 arrived: local.ready.len() - left_over,
                 events: local.events.len() - local.next_event,
-            })
+            };
+            // A signal that interrupted the wait has its Python handler run here. If something is
+            // ready, the interpreter sees to it when that runs, unless it is native code.
+            local.unchecked_turns += 1;
+            let is_check_due =
+                has_mail || turn.depth() == 0 || local.unchecked_turns == TURNS_PER_SIGNAL_CHECK;
+            if is_check_due {
+                local.unchecked_turns = 0;
+            }
+            io::Result::Ok((turn, is_check_due))
         });
         self.fold_cancelled_timers();
-        let turn =
-            begun.unwrap_or(Ok(Turn { left_over: 0, arrived: 0, events: 0 })).or_os_error(py)?;
-        let depth = turn.left_over + turn.arrived + turn.events;
-        self.counters.set_depth(depth);
-        if depth == 0 {
-            // A signal that interrupted the wait has its Python handler run here; if something is
-            // ready, the interpreter sees to it when that runs.
+        let (turn, is_check_due) =
+            begun.unwrap_or_else(|| Ok((Turn::default(), true))).or_os_error(py)?;
+        self.counters.set_depth(turn.depth());
+        if is_check_due {
             py.check_signals()?;
         }
         Ok(turn)
