@@ -9,6 +9,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import trustme
 
@@ -37,6 +38,12 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         return self._limit(context, version)
+
+    def write_certificate(self, folder: Path) -> Path:
+        """Write the authority's certificate into the folder; return the file."""
+        file = folder / "authority.pem"
+        self._authority.cert_pem.write_to_path(file)
+        return file
 
     def mutual_server_context(self) -> ssl.SSLContext:
         """Return a server's context that demands a certificate of the client."""
