@@ -29,6 +29,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
+use tokio::task::coop;
 
 /// How many events one `epoll_wait` may return.
 const EVENTS_PER_POLL: usize = 1024;
@@ -85,14 +86,19 @@ impl Driver {
     /// Calls `turn` after every wake-up until it is ready. Blocks the calling thread.
     pub(crate) fn run<R>(&self, mut turn: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
         let mut restore = None;
-        // tokio's cooperative budget stays on: lifting it costs 90 instructions a turn, and running out
-        // of it only fires the event of the registration that asked.
+        // tokio's cooperative budget stays on: lifting it costs 90 instructions a turn. A registration
+        // that asks when it is used up is not armed; its event fires at the end of the turn instead, in
+        // a look at the kernel that does not wake the root future. So there must be another turn.
         self.runtime().block_on(poll_fn(|context| {
             if restore.is_none() {
                 self.root.get_or_init(|| context.waker().clone());
                 restore = Some(RestoreRoot(ROOT.replace(Some(context.waker().clone()))));
             }
-            turn(context)
+            let taken = turn(context);
+            if taken.is_pending() && !coop::has_budget_remaining() {
+                context.waker().wake_by_ref();
+            }
+            taken
         }))
     }
 

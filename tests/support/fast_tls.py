@@ -4,11 +4,14 @@
 ``ssl.SSLObject`` that asyncio calls, so that the engine is tested by asyncio's rules on any loop.
 """
 
+import contextlib
 import ssl
+from pathlib import Path
 from typing import Any
 
 from rloop import _rloop
 from rloop.tls import Context
+from support.certificates import HOST
 
 
 class BioObject:
@@ -97,3 +100,19 @@ def over_bios(context: Context) -> Context:
 
     vars(context)["wrap_bio"] = wrap_bio
     return context
+
+
+def client_hello(cafile: Path) -> bytes:
+    """Return the bytes with which OpenSSL begins."""
+    outgoing = ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=cafile)
+    connecting = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=HOST)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        connecting.do_handshake()
+    return outgoing.read()
+
+
+def on_loop(context: Context, loop_name: str) -> Context:
+    """Have the context served by rustls on the loop: on others than TokioLoop by its protocol."""
+    assert context.engine == "rustls", context.engine_reason
+    return context if loop_name == "rloop" else over_bios(context)

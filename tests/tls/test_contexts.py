@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 
 from rloop import tls
 from support.certificates import HOST, Certificates
-from support.fast_tls import over_bios
+from support.fast_tls import on_loop
 from support.tls_outcomes import Success, outcome_of
 
 Loop = asyncio.AbstractEventLoop
@@ -183,10 +183,6 @@ def test_install_changes_new_contexts_and_uninstall_undoes_it() -> None:
     assert type(ssl.create_default_context()) is ssl.SSLContext
 
 
-def on(context: tls.Context, loop_name: str) -> tls.Context:
-    return context if loop_name == "rloop" else over_bios(context)
-
-
 async def test_certificates_by_name(certificates: Certificates, loop_name: str, loop: Loop) -> None:
     issue = certificates.trusted.issue
     files: dict[str, Any] = {
@@ -199,11 +195,11 @@ async def test_certificates_by_name(certificates: Certificates, loop_name: str, 
             server = tls.server_context(default, sni=files)
             if served_by == "rustls":
                 assert server.engine_reason is None
-                server = on(server, loop_name)
+                server = on_loop(server, loop_name)
             else:
                 server.post_handshake_auth = True
             client = tls.client_context(certificates.trusted.file)
-            outcome = await outcome_of(on(client, loop_name), server, name)
+            outcome = await outcome_of(on_loop(client, loop_name), server, name)
             assert isinstance(outcome.client, Success)
             assert outcome.is_accepted
 
@@ -211,9 +207,9 @@ async def test_certificates_by_name(certificates: Certificates, loop_name: str, 
 async def test_sessions_are_resumed_if_asked(
     certificates: Certificates, server: tls.Context, loop_name: str, loop: Loop
 ) -> None:
-    on(server, loop_name)
+    on_loop(server, loop_name)
     for resume in (True, False):
-        client = on(tls.client_context(certificates.trusted.file, resume=resume), loop_name)
+        client = on_loop(tls.client_context(certificates.trusted.file, resume=resume), loop_name)
         reused = [await is_reused(client, server) for _ in range(2)]
         assert reused == [False, resume]
 
@@ -243,7 +239,7 @@ async def test_secrets_are_logged(
         client = tls.client_context(certificates.trusted.file)
         client.keylog_filename = str(tmp_path / "keys")
         assert client.engine == "rustls"
-        assert (await outcome_of(on(client, loop_name), server, HOST)).is_accepted
+        assert (await outcome_of(on_loop(client, loop_name), server, HOST)).is_accepted
 
     await connect()
     lines = (tmp_path / "keys").read_text().splitlines()

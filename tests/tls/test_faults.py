@@ -16,7 +16,7 @@ import pytest
 
 from rloop import tls
 from support.certificates import HOST, Certificates
-from support.fast_tls import over_bios
+from support.fast_tls import client_hello, on_loop
 from support.peers import LOOPBACK, receive_until_eof
 from support.protocols import RecordingProtocol
 from support.threads import PEER_TIMEOUT, eventually, in_thread
@@ -26,12 +26,6 @@ Address = tuple[str, int]
 VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
 
 each_version = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
-
-
-def fast(context: tls.Context, loop_name: str) -> tls.Context:
-    """Have the context served by rustls on the loop."""
-    assert context.engine == "rustls", context.engine_reason
-    return context if loop_name == "rloop" else over_bios(context)
 
 
 def trusting(certificates: Certificates, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
@@ -46,7 +40,7 @@ class Serving:
     """A TLS server on the loop that records, and the peers that it had."""
 
     def __init__(self, certificates: Certificates, loop_name: str) -> None:
-        self._context = fast(
+        self._context = on_loop(
             tls.server_context(certificates["good"][0].file, alpn=["h2"]), loop_name
         )
         self.protocols: list[RecordingProtocol] = []
@@ -71,15 +65,6 @@ class Serving:
         await self._server.wait_closed()
 
 
-def client_hello(certificates: Certificates) -> bytes:
-    """Return the bytes with which OpenSSL begins."""
-    outgoing = ssl.MemoryBIO()
-    connecting = trusting(certificates).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=HOST)
-    with pytest.raises(ssl.SSLWantReadError):
-        connecting.do_handshake()
-    return outgoing.read()
-
-
 def answer_to(address: Address, *pieces: bytes) -> bytes:
     """Send pieces to a server, end, and return what it answers."""
     with socket.create_connection(address, timeout=PEER_TIMEOUT) as peer:
@@ -96,7 +81,7 @@ def answer_to(address: Address, *pieces: bytes) -> bytes:
 async def test_a_hello_that_is_cut_off(
     certificates: Certificates, loop_name: str, loop: Loop, part: int
 ) -> None:
-    hello = client_hello(certificates)
+    hello = client_hello(certificates.trusted.file)
     async with Serving(certificates, loop_name) as serving:
         assert await in_thread(answer_to, serving.address, hello[:part]) == b""
         assert await in_thread(exchange, certificates, serving.address) == b"hello"
@@ -282,7 +267,7 @@ async def test_nothing_is_lost_at_close(
     certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
 ) -> None:
     size = 8 << 20
-    context = fast(tls.server_context(certificates["good"][0].file), loop_name)
+    context = on_loop(tls.server_context(certificates["good"][0].file), loop_name)
 
     class Sender(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -304,12 +289,12 @@ async def test_nothing_is_lost_at_close(
 async def test_silent_peers_time_out(
     certificates: Certificates, loop_name: str, loop: Loop
 ) -> None:
-    context = fast(tls.server_context(certificates["good"][0].file), loop_name)
+    context = on_loop(tls.server_context(certificates["good"][0].file), loop_name)
     server = await loop.create_server(
         asyncio.Protocol, LOOPBACK, 0, ssl=context, ssl_handshake_timeout=0.2
     )
     address = server.sockets[0].getsockname()
-    hello = client_hello(certificates)
+    hello = client_hello(certificates.trusted.file)
 
     def wait_for_the_end() -> None:
         peers = [socket.create_connection(address, timeout=PEER_TIMEOUT) for _ in range(50)]

@@ -11,7 +11,7 @@ import pytest
 
 from rloop import tls
 from support.certificates import HOST, Certificates
-from support.fast_tls import over_bios
+from support.fast_tls import on_loop
 from support.peers import LOOPBACK
 
 Loop = asyncio.AbstractEventLoop
@@ -20,12 +20,6 @@ PATIENCE = 20
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
-
-
-def on(context: tls.Context, loop_name: str) -> tls.Context:
-    """Have the context served by rustls on the loop."""
-    assert context.engine == "rustls", context.engine_reason
-    return context if loop_name == "rloop" else over_bios(context)
 
 
 async def run(*command: str, stdin: bytes = b"") -> tuple[int | None, str]:
@@ -55,7 +49,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 @asynccontextmanager
 async def serving(certificates: Certificates, loop_name: str, **wishes: Any) -> AsyncIterator[int]:
     """Serve with the fast engine; give the port."""
-    context = on(tls.server_context(certificates["good"][0].file, **wishes), loop_name)
+    context = on_loop(tls.server_context(certificates["good"][0].file, **wishes), loop_name)
     server = await asyncio.start_server(answer, LOOPBACK, 0, ssl=context)
     async with server:
         port: int = server.sockets[0].getsockname()[1]
@@ -120,7 +114,7 @@ async def test_openssls_server_is_talked_to(
             line = await asyncio.wait_for(process.stdout.readline(), PATIENCE)
             assert line
         port = int(line.rsplit(b":", 1)[1])
-        client = on(tls.client_context(certificates.trusted.file), loop_name)
+        client = on_loop(tls.client_context(certificates.trusted.file), loop_name)
         reader, writer = await asyncio.open_connection(
             LOOPBACK, port, ssl=client, server_hostname=name
         )

@@ -1,0 +1,61 @@
+"""A TLS server for test_half_open.py: a program of its own, which tells what it holds.
+
+``python -m support.silent_server CERTIFICATE ENGINE TIMEOUT`` listens on loopback with that limit
+for handshakes, in seconds, and prints its port. For each line that it reads it prints how many
+connections were made, how many are held, and its resident memory in bytes; it ends with its input.
+"""
+
+import asyncio
+import resource
+import sys
+import weakref
+from typing import Any
+
+import rloop
+from rloop import tls
+from support.memory import measure
+from support.peers import LOOPBACK
+
+
+class Silent(asyncio.Protocol):
+    """Does nothing; the handshake never ends."""
+
+
+def tell(*values: object) -> None:
+    """Print one line at once."""
+    print(*values, flush=True)
+
+
+async def main(certificate: str, engine: str, timeout: float) -> None:
+    """Serve until the input ends."""
+    context = tls.server_context(certificate)
+    if engine == "openssl":
+        context.post_handshake_auth = True
+    assert context.engine == engine
+    held: weakref.WeakSet[Silent] = weakref.WeakSet()
+    made = 0
+
+    def make() -> Silent:
+        nonlocal made
+        made += 1
+        protocol = Silent()
+        held.add(protocol)
+        return protocol
+
+    loop = asyncio.get_running_loop()
+    reports: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, report: reports.append(report))
+    server = await loop.create_server(
+        make, LOOPBACK, 0, ssl=context, ssl_handshake_timeout=timeout, backlog=1000
+    )
+    async with server:
+        tell(server.sockets[0].getsockname()[1])
+        while await asyncio.to_thread(sys.stdin.readline):
+            usage = measure()
+            tell(made, len(held), usage.resident_bytes, len(reports))
+
+
+if __name__ == "__main__":
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    rloop.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
