@@ -74,7 +74,7 @@ class Workshop:
     """An authority. ``file`` holds its certificate, ``folder`` everything it makes."""
 
     def __init__(self, folder: Path, common_name: str = "root") -> None:
-        self._folder = folder
+        self.folder = folder
         self._count = 0
         self.key: Key = ec.generate_private_key(ec.SECP256R1())
         self.name = _name(common_name)
@@ -133,7 +133,7 @@ class Workshop:
 
     def _write(self, certificate: x509.Certificate, key: Key) -> Path:
         self._count += 1
-        path = self._folder / f"{self.name.rfc4514_string()[3:7]}{id(self)}-{self._count}.pem"
+        path = self.folder / f"{self.name.rfc4514_string()[3:7]}{id(self)}-{self._count}.pem"
         path.write_bytes(
             certificate.public_bytes(serialization.Encoding.PEM)
             + key.private_bytes(
@@ -164,7 +164,7 @@ class Workshop:
             builder = builder.add_revoked_certificate(entry)
         crl = builder.sign(self.key, hashes.SHA256())
         self._count += 1
-        path = self._folder / f"crl{id(self)}-{self._count}.pem"
+        path = self.folder / f"crl{id(self)}-{self._count}.pem"
         path.write_bytes(self.file.read_bytes() + crl.public_bytes(serialization.Encoding.PEM))
         return path
 

@@ -19,6 +19,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyType};
 use rloop_tls::certificate::describe;
 use rloop_tls::config::VerifyMode;
 use rloop_tls::error::TlsError;
+use rloop_tls::pki_types::CertificateDer;
 use rloop_tls::session::{Negotiated, Received, Session};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -216,7 +217,7 @@ impl RustlsObject {
         control + sealed
     }
 
-    fn peer_chain(&self) -> PyResult<&[rloop_tls::pki_types::CertificateDer<'static>]> {
+    fn peer_chain(&self) -> PyResult<&[CertificateDer<'static>]> {
         match self.negotiated.get() {
             Some(negotiated) => Ok(negotiated.peer_chain()),
             None => Err(PyValueError::new_err("handshake not done yet")),
@@ -248,6 +249,14 @@ fn joined(
         Ok(())
     })?;
     Ok(Some(whole))
+}
+
+/// A list of certificates, in DER.
+fn certificates<'py>(
+    py: Python<'py>,
+    chain: &[CertificateDer<'static>],
+) -> PyResult<Bound<'py, PyList>> {
+    PyList::new(py, chain.iter().map(|certificate| PyBytes::new(py, certificate)))
 }
 
 /// The `ssl` module's interface, as far as it tells about a connection.
@@ -296,10 +305,10 @@ impl RustlsObject {
         None
     }
 
-    /// Whether the handshake took up an earlier session; `None` before it is over.
+    /// Whether the handshake took up an earlier session.
     #[getter]
-    fn session_reused(&self) -> Option<bool> {
-        self.negotiated.get().map(|negotiated| negotiated.is_resumed())
+    fn session_reused(&self) -> bool {
+        self.negotiated.get().is_some_and(|negotiated| negotiated.is_resumed())
     }
 
     #[getter]
@@ -336,8 +345,19 @@ impl RustlsObject {
 
     /// The certificates that the peer presented, in DER.
     fn get_unverified_chain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let chain = self.peer_chain()?.iter();
-        PyList::new(py, chain.map(|certificate| PyBytes::new(py, certificate)))
+        let presented = self.negotiated.get().map_or(&[][..], |negotiated| negotiated.peer_chain());
+        certificates(py, presented)
+    }
+
+    /// The certificates from the peer's own to a trusted one, in DER; what the peer presented if
+    /// nothing was to be checked, and none if an earlier session was taken up.
+    fn get_verified_chain<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        match self.negotiated.get() {
+            Some(negotiated) if self.side.verify_mode() != VerifyMode::None => {
+                certificates(py, &py.detach(|| self.side.verified_chain(negotiated)))
+            }
+            _ => self.get_unverified_chain(py),
+        }
     }
 
     /// The application protocol that was agreed upon.

@@ -9,8 +9,8 @@ use rloop_tls::config::{
     ClientSettings, ClientSetup, IdentityPem, Refused, ServerSettings, ServerSetup, Settings,
     VerifyMode, read_certificates,
 };
-use rloop_tls::pki_types::ServerName;
-use rloop_tls::session::Session;
+use rloop_tls::pki_types::{CertificateDer, ServerName};
+use rloop_tls::session::{Negotiated, Session};
 use rloop_tls::verify::{RevocationCheck, TrustOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,6 +127,14 @@ impl Side {
         match self {
             Self::Client(setup) => setup.verify_mode(),
             Self::Server(setup) => setup.verify_mode(),
+        }
+    }
+
+    /// The path from the peer's certificate to a trusted one, as far as it was checked.
+    pub(super) fn verified_chain(&self, negotiated: &Negotiated) -> Vec<CertificateDer<'static>> {
+        match self {
+            Self::Client(setup) => setup.verified_chain(negotiated),
+            Self::Server(setup) => setup.verified_chain(negotiated),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The configuration of clients.
 
 use super::{Refused, Settings, VerifyMode};
+use crate::session::Negotiated;
 use crate::verify::{AcceptAnyServer, ServerVerifier};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
+use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 
 /// What was asked of a client's context.
@@ -22,6 +24,8 @@ pub struct ClientSettings {
 pub struct ClientSetup {
     config: Arc<ClientConfig>,
     verify: VerifyMode,
+    /// None if nothing is checked.
+    verifier: Option<Arc<ServerVerifier>>,
 }
 
 impl ClientSetup {
@@ -33,19 +37,23 @@ impl ClientSetup {
         let common = &settings.common;
         let provider = common.provider()?;
         let algorithms = provider.signature_verification_algorithms;
-        let verifier: Arc<dyn ServerCertVerifier> = match common.verify {
-            VerifyMode::None => Arc::new(AcceptAnyServer { algorithms }),
-            VerifyMode::Optional | VerifyMode::Required => Arc::new(ServerVerifier {
+        let verifier = match common.verify {
+            VerifyMode::None => None,
+            VerifyMode::Optional | VerifyMode::Required => Some(Arc::new(ServerVerifier {
                 trust: common.trust(&provider)?,
                 check_hostname: settings.check_hostname,
                 algorithms,
-            }),
+            })),
+        };
+        let deciding: Arc<dyn ServerCertVerifier> = match &verifier {
+            None => Arc::new(AcceptAnyServer { algorithms }),
+            Some(verifier) => Arc::<ServerVerifier>::clone(verifier),
         };
         let identities = common.identities(&provider)?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&common.versions()?)?
             .dangerous()
-            .with_custom_certificate_verifier(verifier);
+            .with_custom_certificate_verifier(deciding);
         let mut config = if identities.is_empty() {
             builder.with_no_client_auth()
         } else {
@@ -59,7 +67,7 @@ impl ClientSetup {
         if let Some(key_log) = &common.key_log {
             config.key_log = Arc::clone(key_log);
         }
-        Ok(Self { config: Arc::new(config), verify: common.verify })
+        Ok(Self { config: Arc::new(config), verify: common.verify, verifier })
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
@@ -70,5 +78,14 @@ impl ClientSetup {
     #[must_use]
     pub fn verify_mode(&self) -> VerifyMode {
         self.verify
+    }
+
+    /// The path from the server's certificate to a trusted one; none if nothing was checked.
+    #[must_use]
+    pub fn verified_chain(&self, negotiated: &Negotiated) -> Vec<CertificateDer<'static>> {
+        let verifier = self.verifier.as_ref().filter(|_| !negotiated.is_resumed());
+        verifier.map_or_else(Vec::new, |verifier| {
+            verifier.path(negotiated.peer_chain(), negotiated.finished_at())
+        })
     }
 }

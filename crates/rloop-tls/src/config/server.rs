@@ -3,10 +3,13 @@
 use super::identity::{ByServerName, Identities, ServerPattern};
 use super::{IdentityPem, Refused, Settings, VerifyMode};
 use crate::error::TlsError;
+use crate::session::Negotiated;
 use crate::verify::ClientVerifier;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{Acceptor, ClientHello, WebPkiClientVerifier};
+use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 
 /// What was asked of a server's context.
@@ -31,6 +34,8 @@ pub struct ServerSetup {
     /// rustls would end the connection.
     without_alpn: Option<Arc<ServerConfig>>,
     verify: VerifyMode,
+    /// None if clients are not asked for certificates.
+    verifier: Option<Arc<ClientVerifier>>,
 }
 
 impl ServerSetup {
@@ -43,12 +48,16 @@ impl ServerSetup {
         let provider = common.provider()?;
         let algorithms = provider.signature_verification_algorithms;
         let verifier = match common.verify {
-            VerifyMode::None => WebPkiClientVerifier::no_client_auth(),
-            mode => Arc::new(ClientVerifier {
+            VerifyMode::None => None,
+            mode => Some(Arc::new(ClientVerifier {
                 trust: common.trust(&provider)?,
                 is_mandatory: mode == VerifyMode::Required,
                 algorithms,
-            }),
+            })),
+        };
+        let deciding: Arc<dyn ClientCertVerifier> = match &verifier {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(verifier) => Arc::<ClientVerifier>::clone(verifier),
         };
         let default = common.identities(&provider)?;
         if default.is_empty() {
@@ -64,7 +73,7 @@ impl ServerSetup {
             .collect::<Result<_, Refused>>()?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&common.versions()?)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(deciding)
             .with_cert_resolver(Arc::new(ByServerName { default, named }));
         config.enable_secret_extraction = true;
         config.ignore_client_order = settings.prefer_own_ciphers;
@@ -77,7 +86,7 @@ impl ServerSetup {
         }
         let without_alpn = (!common.alpn.is_empty()).then(|| Arc::new(config.clone()));
         config.alpn_protocols.clone_from(&common.alpn);
-        Ok(Self { config: Arc::new(config), without_alpn, verify: common.verify })
+        Ok(Self { config: Arc::new(config), without_alpn, verify: common.verify, verifier })
     }
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
@@ -88,6 +97,15 @@ impl ServerSetup {
     #[must_use]
     pub fn verify_mode(&self) -> VerifyMode {
         self.verify
+    }
+
+    /// The path from the client's certificate to a trusted one; none if nothing was checked.
+    #[must_use]
+    pub fn verified_chain(&self, negotiated: &Negotiated) -> Vec<CertificateDer<'static>> {
+        let verifier = self.verifier.as_ref().filter(|_| !negotiated.is_resumed());
+        verifier.map_or_else(Vec::new, |verifier| {
+            verifier.path(negotiated.peer_chain(), negotiated.finished_at())
+        })
     }
 
     /// True if the configuration is chosen by what the client offers.

@@ -2,7 +2,7 @@
 
 use crate::certificate;
 use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 /// The outcome of a handshake; it does not change afterwards.
 #[derive(Clone, Debug)]
@@ -12,6 +12,7 @@ pub struct Negotiated {
     alpn: Option<Box<[u8]>>,
     peer_chain: Box<[CertificateDer<'static>]>,
     is_resumed: bool,
+    finished_at: UnixTime,
 }
 
 impl Negotiated {
@@ -31,6 +32,7 @@ impl Negotiated {
                 .map(|certificate| certificate.clone().into_owned())
                 .collect(),
             is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            finished_at: UnixTime::now(),
         }
     }
 
@@ -67,6 +69,12 @@ impl Negotiated {
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.is_resumed
+    }
+
+    /// When the handshake was over.
+    #[must_use]
+    pub fn finished_at(&self) -> UnixTime {
+        self.finished_at
     }
 
     /// The channel binding `tls-server-end-point` (RFC 5929) over the server's certificate.

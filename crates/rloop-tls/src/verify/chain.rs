@@ -108,18 +108,19 @@ impl Trust {
         }
     }
 
-    /// Checks the certificate that a peer presented, with those that it sent along.
+    /// Checks the certificate that a peer presented, with those that it sent along; returns the path
+    /// from it to a trusted one.
     pub(super) fn check(
         &self,
         leaf: &CertificateDer<'_>,
         sent: &[CertificateDer<'_>],
         purpose: Purpose,
         now: UnixTime,
-    ) -> Result<(), VerifyFailure> {
+    ) -> Result<Vec<CertificateDer<'static>>, VerifyFailure> {
         if self.trusted.contains(leaf)
             && let Some(outcome) = self.check_trusted_leaf(leaf, purpose, now)
         {
-            return outcome;
+            return outcome.map(|()| vec![leaf.clone().into_owned()]);
         }
         let end = EndEntityCert::try_from(leaf).map_err(|error| VerifyFailure::from(&error))?;
         let usage = match purpose {
@@ -149,7 +150,7 @@ impl Trust {
                 webpki::Error::UnknownIssuer
             })
         };
-        end.verify_for_usage(
+        let path = end.verify_for_usage(
             self.algorithms.all,
             &self.webpki_anchors,
             &intermediates,
@@ -157,13 +158,30 @@ impl Trust {
             usage,
             revocation,
             Some(&check_path),
-        )
-        .map(|_| ())
-        .map_err(|error| match (error, refused.get()) {
+        );
+        path.map_err(|error| match (error, refused.get()) {
             (webpki::Error::UnknownIssuer, Some(failure)) => failure,
             (webpki::Error::UnknownIssuer, None) => unknown_issuer(leaf, sent),
             (error, _) => VerifyFailure::from(&error),
         })
+        .and_then(|path| self.certificates_of(&path))
+    }
+
+    /// The certificates of a path, the peer's own first, the trusted one last.
+    fn certificates_of(
+        &self,
+        path: &VerifiedPath<'_>,
+    ) -> Result<Vec<CertificateDer<'static>>, VerifyFailure> {
+        let anchor = self
+            .webpki_anchors
+            .iter()
+            .position(|anchor| std::ptr::eq(anchor, path.anchor()))
+            .map(|index| self.anchors[index].der.clone())
+            .ok_or(VerifyFailure::UNSPECIFIED)?;
+        let mut found = vec![path.end_entity().der().into_owned()];
+        found.extend(path.intermediate_certificates().map(|one| one.der().into_owned()));
+        found.push(anchor);
+        Ok(found)
     }
 
     /// What OpenSSL checks of a path that webpki accepts.
@@ -173,16 +191,7 @@ impl Trust {
         purpose: Purpose,
         now: UnixTime,
     ) -> Result<(), VerifyFailure> {
-        let anchor = self
-            .webpki_anchors
-            .iter()
-            .position(|anchor| std::ptr::eq(anchor, path.anchor()))
-            .map(|index| &self.anchors[index].der)
-            .ok_or(VerifyFailure::UNSPECIFIED)?;
-        let ders: Vec<CertificateDer<'_>> = std::iter::once(path.end_entity().der())
-            .chain(path.intermediate_certificates().map(webpki::Cert::der))
-            .chain(std::iter::once(CertificateDer::from(anchor.as_ref())))
-            .collect();
+        let ders = self.certificates_of(path)?;
         let certificates = ders
             .iter()
             .map(|der| Certificate::parse(der))

@@ -50,7 +50,7 @@ fn trust(
 }
 
 fn check(trust: &Trust, leaf: &CertificateDer<'_>) -> Result<(), VerifyFailure> {
-    trust.check(leaf, &[], Purpose::Server, NOW)
+    trust.check(leaf, &[], Purpose::Server, NOW).map(|_path| ())
 }
 
 #[test]
@@ -90,6 +90,20 @@ fn a_trusted_certificate_may_be_presented_itself() {
         let trust = trust(&[&own], &[], TrustOptions::default());
         assert_eq!(check(&trust, &own), Ok(()));
     }
+}
+
+#[test]
+fn the_path_leads_from_the_certificate_to_the_trusted_one_and_over_no_other() {
+    let top = root(authority_params("root"));
+    let middle =
+        CertifiedIssuer::signed_by(authority_params("middle"), KeyPair::generate().unwrap(), &top)
+            .unwrap();
+    let stranger = root(authority_params("stranger"));
+    let leaf = issue(&params("example.org"), &middle);
+    let trust = trust(&[stranger.der(), top.der()], &[], TrustOptions::default());
+    let sent = [stranger.der().clone(), middle.der().clone()];
+    let path = vec![leaf.clone(), middle.der().clone(), top.der().clone()];
+    assert_eq!(trust.check(&leaf, &sent, Purpose::Server, NOW), Ok(path));
 }
 
 #[test]

@@ -43,6 +43,27 @@ pub(crate) struct ServerVerifier {
     pub(crate) algorithms: WebPkiSupportedAlgorithms,
 }
 
+impl ServerVerifier {
+    /// The path that a chain was accepted for at that moment; none if it was not.
+    pub(crate) fn path(
+        &self,
+        chain: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Vec<CertificateDer<'static>> {
+        path(&self.trust, chain, Purpose::Server, at)
+    }
+}
+
+fn path(
+    trust: &Trust,
+    chain: &[CertificateDer<'_>],
+    purpose: Purpose,
+    at: UnixTime,
+) -> Vec<CertificateDer<'static>> {
+    let Some((leaf, sent)) = chain.split_first() else { return Vec::new() };
+    trust.check(leaf, sent, purpose, at).unwrap_or_default()
+}
+
 impl fmt::Debug for ServerVerifier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("ServerVerifier").finish_non_exhaustive()
@@ -60,7 +81,7 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         self.trust
             .check(end_entity, intermediates, Purpose::Server, now)
-            .and_then(|()| {
+            .and_then(|_path| {
                 if self.check_hostname { check_name(end_entity, server_name) } else { Ok(()) }
             })
             .map(|()| ServerCertVerified::assertion())
@@ -98,6 +119,17 @@ pub(crate) struct ClientVerifier {
     pub(crate) algorithms: WebPkiSupportedAlgorithms,
 }
 
+impl ClientVerifier {
+    /// The path that a chain was accepted for at that moment; none if it was not.
+    pub(crate) fn path(
+        &self,
+        chain: &[CertificateDer<'_>],
+        at: UnixTime,
+    ) -> Vec<CertificateDer<'static>> {
+        path(&self.trust, chain, Purpose::Client, at)
+    }
+}
+
 impl fmt::Debug for ClientVerifier {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("ClientVerifier").finish_non_exhaustive()
@@ -122,7 +154,7 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<ClientCertVerified, Error> {
         self.trust
             .check(end_entity, intermediates, Purpose::Client, now)
-            .map(|()| ClientCertVerified::assertion())
+            .map(|_path| ClientCertVerified::assertion())
             .map_err(super::VerifyFailure::report)
     }
 
