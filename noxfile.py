@@ -151,14 +151,15 @@ def tests(session: nox.Session) -> None:
 def conformance(session: nox.Session) -> None:
     """Run CPython's asyncio tests on TokioLoop; arguments go to tests/conformance/run.py.
 
-    Without arguments, the tests of locks and queues also run against rloop.sync, and on a
-    free-threaded interpreter all tests on loops of two threads.
+    Without arguments, the tests of locks and queues also run against rloop.sync, those of TLS with
+    contexts of rloop.tls, and on a free-threaded interpreter all tests on loops of two threads.
     """
     check_interpreter(session)
     install_wheel(session)
     run_in(session, "tests", "python", "conformance/run.py", *session.posargs)
     if not session.posargs:
         run_in(session, "tests", "python", "conformance/run.py", "--primitives=rloop.sync")
+        run_in(session, "tests", "python", "conformance/run.py", "--contexts=rloop.tls")
         if str(session.python).endswith("t"):
             run_in(session, "tests", "python", "conformance/run.py", "--threads=2")
 

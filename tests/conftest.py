@@ -2,6 +2,8 @@
 
 A test that takes ``loop_name``, ``loop_factory`` or ``loop`` runs once for each loop; a coroutine
 test runs on ``loop`` whether it names it or not. ``--loop NAME`` (repeatable) chooses the loops.
+A test that takes ``authority`` runs on TokioLoop once with plain contexts, and once with contexts
+of ``rloop.tls`` that rustls serves.
 Warnings are errors here (pyproject.toml), so what is garbage-collected unclosed becomes an
 unraisable error, which the leak guard reports.
 """
@@ -19,6 +21,9 @@ from support.loops import DEFAULT_LOOPS, KNOWN_LOOPS, LoopFactory, factory_of
 
 if TYPE_CHECKING:
     from support.tls import Authority
+
+#: What makes the TLS connections of TokioLoop; other loops have OpenSSL only.
+ENGINES = ("openssl", "rustls")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,13 +52,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    has_engine = "engine" in metafunc.fixturenames
     if "loop_name" not in metafunc.fixturenames:
+        if has_engine:
+            metafunc.parametrize("engine", ENGINES)
         return
     names = metafunc.config.getoption("loop") or DEFAULT_LOOPS
     only = metafunc.definition.get_closest_marker("only_on")
     if only is not None:
         names = [name for name in names if name in only.args]
-    metafunc.parametrize("loop_name", names)
+    if has_engine:
+        chosen = [(name, "openssl") for name in names]
+        chosen += [(name, "rustls") for name in names if name == "rloop"]
+        identifiers = [
+            name if engine == "openssl" else f"{name}-{engine}" for name, engine in chosen
+        ]
+        metafunc.parametrize(("loop_name", "engine"), chosen, ids=identifiers)
+    else:
+        metafunc.parametrize("loop_name", names)
 
 
 def pytest_pycollect_makeitem(collector: Any, name: str, obj: object) -> None:
@@ -131,9 +147,15 @@ def loop(loop_factory: LoopFactory) -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @pytest.fixture(scope="session")
-def authority() -> "Authority":
+def authority_of_the_run() -> "Authority":
     """The certificate authority that every TLS test of the run trusts."""
     # Imported here, so that suites without TLS need no package that makes certificates.
     from support.tls import Authority
 
     return Authority()
+
+
+@pytest.fixture
+def authority(authority_of_the_run: "Authority", engine: str) -> "Authority":
+    """The authority, making contexts for one engine."""
+    return authority_of_the_run.serving(engine)

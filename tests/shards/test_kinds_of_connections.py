@@ -6,13 +6,12 @@ import hashlib
 import os
 import socket
 import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import rloop
-from rloop import sync, tls
+from rloop import sync
 from support.peers import (
     LOOPBACK,
     open_pair,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = several_shards
 
-ENGINES = ("openssl", "rustls")
 LINES = 200
 
 
@@ -68,22 +66,10 @@ class Lines(asyncio.Protocol):
         self.is_lost.set()
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory, authority: "Authority") -> Path:
-    """A file with the certificate that the contexts trust."""
-    return authority.write_certificate(tmp_path_factory.mktemp("certificate"))
-
-
-@pytest.fixture(params=ENGINES)
-def client_context(
-    request: pytest.FixtureRequest, authority: "Authority", certificate: Path
-) -> ssl.SSLContext:
+@pytest.fixture
+def client_context(authority: "Authority") -> ssl.SSLContext:
     """A client's context for each engine."""
-    if request.param == "openssl":
-        return authority.client_context()
-    context = tls.client_context(cafile=certificate)
-    assert context.engine == "rustls", context.engine_reason
-    return context
+    return authority.client_context()
 
 
 def test_accepted_sockets_are_connected_on_every_shard(run: Run[None]) -> None:

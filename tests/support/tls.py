@@ -1,18 +1,20 @@
 """Certificates and TLS peers: a throw-away authority, and connections secured by it.
 
 Blocking peers use ``ssl.SSLSocket``; what the loop does with TLS is thus tested against OpenSSL's
-own socket layer. One authority serves the whole run (``authority`` in the contract's conftest).
+own socket layer. One authority serves the whole run (``authority`` in ``tests/conftest.py``).
 """
 
 import asyncio
 import contextlib
+import copy
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Self
 
 import trustme
 
+from rloop import tls
 from support.peers import stream_pair
 from support.threads import PEER_TIMEOUT, eventually, in_thread
 
@@ -26,24 +28,32 @@ class Authority:
     def __init__(self) -> None:
         self._authority = trustme.CA()
         self._leaf = self._authority.issue_cert(SERVER_NAME, "127.0.0.1")
+        self._engine = "openssl"
+
+    def serving(self, engine: str) -> Self:
+        """Return this authority, making contexts that are ``rustls``' or plain ones.
+
+        Blocking peers use either as OpenSSL's.
+        """
+        other = copy.copy(self)
+        other._engine = engine
+        return other
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        kind = tls.Context if self._engine == "rustls" else ssl.SSLContext
+        return kind(protocol)
 
     def server_context(self, version: str | None = None) -> ssl.SSLContext:
         """Return a context that presents the certificate, of one TLS version if it is named."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = self._context(ssl.PROTOCOL_TLS_SERVER)
         self._leaf.configure_cert(context)
         return self._limit(context, version)
 
     def client_context(self, version: str | None = None) -> ssl.SSLContext:
         """Return a context that trusts the authority, of one TLS version if it is named."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = self._context(ssl.PROTOCOL_TLS_CLIENT)
         self._authority.configure_trust(context)
         return self._limit(context, version)
-
-    def write_certificate(self, folder: Path) -> Path:
-        """Write the authority's certificate into the folder; return the file."""
-        file = folder / "authority.pem"
-        self._authority.cert_pem.write_to_path(file)
-        return file
 
     def mutual_server_context(self) -> ssl.SSLContext:
         """Return a server's context that demands a certificate of the client."""
@@ -62,6 +72,8 @@ class Authority:
     def _limit(context: ssl.SSLContext, version: str | None) -> ssl.SSLContext:
         if version is not None:
             context.minimum_version = context.maximum_version = TLS_VERSIONS[version]
+        # A context that moved to the other engine would be tested twice, and this one not at all.
+        assert not isinstance(context, tls.Context) or context.engine == "rustls"
         return context
 
 
