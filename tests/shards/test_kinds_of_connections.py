@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
