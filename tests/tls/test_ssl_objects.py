@@ -122,7 +122,7 @@ async def test_both_objects_tell_the_same(
             for ours, theirs in zip(fast, slow, strict=True):
                 if not verify and not ours["server_side"]:
                     # OpenSSL builds a path although it is to check nothing.
-                    del ours["get_verified_chain"], theirs["get_verified_chain"]
+                    theirs.pop("get_verified_chain", None)
                 different = {name for name in theirs if ours[name] != theirs[name]}
                 assert different <= TOLD_OTHERWISE
 
