@@ -21,11 +21,8 @@ from server import BACKLOG, EchoProtocol, call_at_end_of_input, raise_file_limit
 REQUEST_SIZE = 8
 """Bytes of a request for a download: how many bytes are wanted, big-endian."""
 
-WRITE_SIZE = 256 * 1024
-"""Bytes given to one write of a download."""
-
-LETTERS = bytes(range(ord("a"), ord("z") + 1))
-PATTERN = (LETTERS * (WRITE_SIZE // len(LETTERS) + 2))[: WRITE_SIZE + len(LETTERS)]
+ALPHABETS = bytes(range(ord("a"), ord("z") + 1)) * 10_000
+"""What is given to one write of a download, about 250 KiB: each begins with the same letter."""
 
 
 class DownloadProtocol(asyncio.Protocol):
@@ -55,11 +52,9 @@ class DownloadProtocol(asyncio.Protocol):
     def send(self) -> None:
         """Write until the transport asks to wait."""
         while self.sent < self.wanted and not self.paused:
-            size = min(WRITE_SIZE, self.wanted - self.sent)
-            first = self.sent % len(LETTERS)
-            self.sent += size
-            # A view would spare a copy, but is none of what programs write most.
-            self.transport.write(PATTERN[first : first + size])
+            now = ALPHABETS[: self.wanted - self.sent]
+            self.sent += len(now)
+            self.transport.write(now)
 
 
 MODES: dict[str, type[asyncio.Protocol]] = {"echo": EchoProtocol, "download": DownloadProtocol}

@@ -26,8 +26,8 @@ use tokio_rustls::server::TlsStream;
 /// Bytes asked for in one read; as `server.py`'s.
 const READ_SIZE: usize = 64 * 1024;
 
-/// Bytes given to one write of a download; as `tls_server.py`'s.
-const WRITE_SIZE: usize = 256 * 1024;
+/// How often the alphabet is in one write of a download; as in `tls_server.py`'s.
+const ALPHABETS: usize = 10_000;
 
 /// What the server does on a connection.
 #[derive(Clone, Copy)]
@@ -127,8 +127,7 @@ async fn echo(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
 
 /// Sends the alphabet again and again, as many bytes as each request of 8 bytes asks for.
 async fn send_downloads(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
-    let letters = 26;
-    let pattern: Vec<u8> = (b'a'..=b'z').cycle().take(WRITE_SIZE + letters).collect();
+    let alphabets: Vec<u8> = (b'a'..=b'z').collect::<Vec<u8>>().repeat(ALPHABETS);
     loop {
         let length = match stream.read_u64().await {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
@@ -136,10 +135,10 @@ async fn send_downloads(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
         };
         let mut sent = 0;
         while sent < length {
-            let now = usize::try_from(length - sent).unwrap_or(usize::MAX).min(WRITE_SIZE);
-            let first = usize::try_from(sent).map_err(Error::other)? % letters;
-            stream.write_all(&pattern[first..first + now]).await?;
-            sent += now as u64;
+            let left = usize::try_from(length - sent).unwrap_or(usize::MAX);
+            let now = &alphabets[..alphabets.len().min(left)];
+            stream.write_all(now).await?;
+            sent += now.len() as u64;
         }
         stream.flush().await?;
     }
