@@ -4,7 +4,9 @@ use super::local::{Local, Work};
 use super::statistics::{Counters, Reading};
 use crate::driving::driver::Driver;
 use crate::driving::process;
+use crate::python::ffi;
 use crate::python::handle::Scheduled;
+use crate::python::tls::TlsProtocol;
 use crate::python::transports::Transport;
 use crate::python::watches::{Side, Waiter, Watches};
 use parking_lot::Mutex;
@@ -202,6 +204,42 @@ impl Shard {
         if self.inbox.push(work) == Wake::Needed {
             self.wake();
         }
+    }
+
+    /// Has what `connection` gathers sent when what runs now has run; false if nothing runs that this
+    /// shard started, and it has to be sent at once.
+    ///
+    /// # Errors
+    /// `MemoryError`.
+    pub(crate) fn send_later(&self, connection: &Bound<'_, TlsProtocol>) -> PyResult<bool> {
+        if !self.is_driven_here() || self.with_local(|local| local.gathers) != Some(true) {
+            return Ok(false);
+        }
+        let context = ffi::copy_context(connection.py())?;
+        let connection = connection.clone().unbind();
+        let queued = self.with_local(|local| local.unsent.push_back((connection, context)));
+        Ok(queued.is_some())
+    }
+
+    /// Sends what was gathered.
+    ///
+    /// # Errors
+    /// What the application raised on the way that no `except Exception` catches.
+    pub(super) fn send_unsent(&self, py: Python<'_>) -> PyResult<()> {
+        let mut outcome = Ok(());
+        while let Some(Some((connection, context))) =
+            self.with_local(|local| local.unsent.pop_front())
+        {
+            // The connection is the parent's, and what it has gathered is the parent's to send.
+            if !self.process.is_this() {
+                continue;
+            }
+            let sent = ffi::in_context(context.bind(py), || {
+                TlsProtocol::send_gathered(connection.bind(py))
+            });
+            outcome = outcome.and(sent);
+        }
+        outcome
     }
 
     /// How much is ready to run, on the thread that drives the shard.

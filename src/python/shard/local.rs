@@ -4,9 +4,11 @@ use crate::driving::registration::{Direction, Event, Fired};
 use crate::driving::{clock, registration};
 use crate::python::handle::{Handle, Scheduled};
 use crate::python::sockets::Pending;
+use crate::python::tls::TlsProtocol;
 use crate::python::transports::{Call, Transport};
 use crate::python::watches::{Waiter, Watches};
 use pyo3::prelude::*;
+use pyo3::types::PyContext;
 use rloop_core::timers::TimerHeap;
 use std::collections::VecDeque;
 use std::io;
@@ -52,6 +54,11 @@ pub(super) struct Local {
     pub(super) looked_ahead: bool,
     /// How many turns began since signals were last looked at.
     pub(super) unchecked_turns: u8,
+    /// Connections with something written by what runs now, to be sent when that has run. Each comes
+    /// with the context of its first write.
+    pub(super) unsent: VecDeque<(Py<TlsProtocol>, Py<PyContext>)>,
+    /// Whether what is written now is sent later: something runs that this shard started.
+    pub(super) gathers: bool,
 }
 
 impl Local {
@@ -67,6 +74,8 @@ impl Local {
             watches_active: true,
             looked_ahead: false,
             unchecked_turns: 0,
+            unsent: VecDeque::new(),
+            gathers: false,
         }
     }
 

@@ -208,7 +208,7 @@ impl Shard {
         let turn = self.begin_turn(py, &io.watches)?;
         // What comes from outside wakes tasks; they run in the same turn.
         let mut may_wake = turn.events + turn.arrived > 0;
-        self.run_turn(event_loop, turn)?;
+        self.gathering(py, || self.run_turn(event_loop, turn))?;
         loop {
             if role.is_over(event_loop.get()) {
                 return Ok(Wait::Never);
@@ -224,7 +224,7 @@ impl Shard {
                 }
                 Settled::Ready(woken) if may_wake => {
                     may_wake = false;
-                    self.run_ready(event_loop, woken)?;
+                    self.gathering(py, || self.run_ready(event_loop, woken))?;
                 }
                 Settled::Ready(_) | Settled::Pushed => return Ok(Wait::Poll),
             }
@@ -270,6 +270,15 @@ impl Shard {
         Ok(turn)
     }
 
+    /// Runs `operation`, which sends what was written after each thing that it runs.
+    fn gathering(&self, py: Python<'_>, operation: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
+        self.with_local(|local| local.gathers = true);
+        let ran = operation();
+        self.with_local(|local| local.gathers = false);
+        // What raised has not come to this.
+        ran.and(self.send_unsent(py))
+    }
+
     /// Does what was ready when the turn began, and nothing that is added meanwhile.
     fn run_turn(&self, event_loop: &Bound<'_, EventLoop>, turn: Turn) -> PyResult<()> {
         let py = event_loop.py();
@@ -282,6 +291,7 @@ impl Shard {
                 break;
             };
             transport.on_event(py, direction)?;
+            self.send_unsent(py)?;
             self.counters.ran();
         }
         if turn.arrived > 0 {
@@ -317,6 +327,7 @@ impl Shard {
                 Work::StartReading(transport) => transport.start_reading(py)?,
                 Work::Remote(call) => call.run(py)?,
             }
+            self.send_unsent(py)?;
             self.counters.ran();
         }
         Ok(())

@@ -149,15 +149,7 @@ impl TlsProtocol {
 
     /// Ends the connection at once.
     pub(super) fn abort(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let is_gathered = {
-            let state = slf.get().state.lock();
-            let writing = &state.writing;
-            writing.is_gathering && !state.is_write_lost() && !writing.backlog.is_empty()
-        };
-        if is_gathered {
-            // It would have been sent at once if the application were not being told something.
-            Self::or_fatal(slf, Self::send_backlog(slf, false))?;
-        }
+        Self::send_early(slf)?;
         slf.get().state.lock().phase = Phase::Unwrapped;
         Self::force_close(slf, error)
     }

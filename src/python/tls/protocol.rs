@@ -116,6 +116,7 @@ impl TlsProtocol {
             Remote::Write(chunk) => Self::write(slf, std::iter::once(chunk)),
             Remote::WriteChunks(chunks) => Self::write(slf, chunks),
             Remote::ReviewFlow => {
+                Self::send_early(slf)?;
                 Self::control_writing(slf)?;
                 Self::control_reading(slf)
             }

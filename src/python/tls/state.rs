@@ -26,7 +26,7 @@ pub(super) const READ_HIGH: u128 = 256 * 1024;
 pub(super) const LARGEST_PIECE: usize = 256 * 1024;
 
 /// The most that small writes are joined to, in bytes: what one record holds.
-const LARGEST_JOINED: usize = 1 << 14;
+pub(super) const LARGEST_JOINED: usize = 1 << 14;
 
 /// Where the connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -152,7 +152,7 @@ impl TlsTransport {
 
     /// How many bytes wait to be given to the transport below.
     fn get_write_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {
-        self.protocol.get().write_buffer_size(py)
+        TlsProtocol::unsent_size(self.protocol.bind(py))
     }
 
     /// Sets the water marks of the read buffer, in bytes of ciphertext.

@@ -1,7 +1,7 @@
 //! From `write()` to ciphertext, and flow control.
 
 use super::protocol::{Remote, TlsProtocol};
-use super::state::{LARGEST_PIECE, Phase, WRITE_HIGH};
+use super::state::{LARGEST_JOINED, LARGEST_PIECE, Phase, WRITE_HIGH};
 use crate::python::imports;
 use crate::python::transports::{Endpoint, checked_limits_from};
 use pyo3::prelude::*;
@@ -20,12 +20,12 @@ impl TlsProtocol {
         slf: &Bound<'_, Self>,
         chunks: impl IntoIterator<Item = PyBackedBytes>,
     ) -> PyResult<()> {
-        let lost = {
+        let (lost, may_wait) = {
             let mut state = slf.get().state.lock();
             if state.is_write_lost() {
                 let lost = state.writing.lost;
                 state.writing.lost = lost.saturating_add(1);
-                Some(lost)
+                (Some(lost), false)
             } else {
                 for chunk in chunks {
                     state.writing.backlog.push(chunk, 0);
@@ -36,10 +36,12 @@ impl TlsProtocol {
                 {
                     return Ok(());
                 }
-                None
+                let is_short = writing.backlog.len() < LARGEST_JOINED;
+                (None, is_short && !writing.is_gathering && !writing.is_held)
             }
         };
         match lost {
+            None if may_wait && Self::send_later(slf)? => Ok(()),
             None => Self::or_fatal(slf, Self::send_backlog(slf, false)),
             Some(lost) if lost >= LOG_THRESHOLD_FOR_CONNLOST_WRITES => {
                 imports::logger(slf.py())?
@@ -48,6 +50,39 @@ impl TlsProtocol {
             }
             Some(_) => Ok(()),
         }
+    }
+
+    /// Has the backlog sent when the callback that writes returns, so that several short writes are one
+    /// record and one system call; false if no callback runs.
+    fn send_later(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let is_later = match slf.get().home() {
+            Some(home) => home.send_later(slf)?,
+            None => false,
+        };
+        if is_later {
+            slf.get().state.lock().writing.is_gathering = true;
+        }
+        Ok(is_later)
+    }
+
+    /// Sends what the callback has written that just returned.
+    pub(crate) fn send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().state.lock().writing.is_gathering = false;
+        Self::send_waiting(slf)
+    }
+
+    /// Sends what was gathered before something that shows or decides whether it was sent.
+    pub(super) fn send_early(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let is_gathering = slf.get().state.lock().writing.is_gathering;
+        if is_gathering { Self::send_waiting(slf) } else { Ok(()) }
+    }
+
+    fn send_waiting(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let has_backlog = {
+            let state = slf.get().state.lock();
+            state.phase == Phase::Wrapped && !state.writing.backlog.is_empty()
+        };
+        if has_backlog { Self::or_fatal(slf, Self::send_backlog(slf, false)) } else { Ok(()) }
     }
 
     /// Tells the application something. What it writes meanwhile leaves together when it returns.
@@ -143,11 +178,7 @@ impl TlsProtocol {
         slf.get().state.lock().writing.is_held = false;
         // What is encrypted already comes first.
         Self::send_records(slf, false)?;
-        let has_backlog = {
-            let state = slf.get().state.lock();
-            state.phase == Phase::Wrapped && !state.writing.backlog.is_empty()
-        };
-        if has_backlog { Self::or_fatal(slf, Self::send_backlog(slf, false)) } else { Ok(()) }
+        Self::send_waiting(slf)
     }
 
     /// Tells the application to pause or to resume writing, by how much of it waits.
@@ -171,6 +202,14 @@ impl TlsProtocol {
         let (low, high) = checked_limits_from(WRITE_HIGH, high, low)?;
         slf.get().state.lock().writing.flow.set_limits(low, high);
         Self::call(slf, Remote::ReviewFlow)
+    }
+
+    /// What `get_write_buffer_size()` returns: what is gathered is sent first, as asyncio does at once.
+    pub(super) fn unsent_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        if slf.get().home().is_some_and(|home| !home.is_elsewhere()) {
+            Self::send_early(slf)?;
+        }
+        slf.get().write_buffer_size(slf.py())
     }
 
     /// What was written and not handed down, and records that no write asked for.
