@@ -10,6 +10,7 @@
 use super::certificate;
 use super::error::exception;
 use super::setup::{RustlsSetup, Side};
+use crate::python::transports::with_record_buffer;
 use crate::python::{ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyNotImplementedError, PyValueError};
@@ -169,6 +170,33 @@ impl RustlsObject {
         outcome.map_err(|error| exception(py, &error, None))?;
         self.connection.lock().records.push_back(records.unbind());
         Ok(())
+    }
+
+    /// Encrypts all of `data` after what is to be sent before it, in the thread's buffer, and runs
+    /// `operation` on the records; `None` if that cannot be done, and [`Self::write`] can.
+    ///
+    /// `operation` must not run Python code.
+    pub(crate) fn write_through<R>(
+        &self,
+        py: Python<'_>,
+        data: &[u8],
+        operation: impl FnOnce(&[u8]) -> R,
+    ) -> Option<PyResult<R>> {
+        let room = {
+            let connection = self.connection.lock();
+            // What was encrypted before comes first.
+            connection.records.is_empty().then(|| connection.session.sealed_bound(data.len()))?
+        };
+        let send = |target: &mut [u8]| self.connection.lock().session.send(data, target);
+        with_record_buffer(|buffer| {
+            let target = buffer.get_mut(..room)?;
+            let sent =
+                if data.len() >= DETACH_FROM { py.detach(|| send(target)) } else { send(target) };
+            Some(match sent {
+                Ok(len) => Ok(operation(&buffer[..len])),
+                Err(error) => Err(exception(py, &error, None)),
+            })
+        })
     }
 
     /// The records to send, which may be none.

@@ -76,6 +76,34 @@ impl StreamTransport {
         Self::enqueue(slf, snapshot()?, sent)
     }
 
+    /// Gives the socket what it takes of `bytes`, if nothing is in the way of a `write()`; returns how
+    /// much that was. No Python code runs. [`StreamTransport::write_on`] has to follow.
+    pub(crate) fn write_ahead(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        let state = self.state.lock();
+        if state.eof_written || state.empty_waiter.is_some() || state.life.is_lost() {
+            return Ok(0);
+        }
+        state.write_now(bytes)
+    }
+
+    /// Completes a write that [`StreamTransport::write_ahead`] began: `rest` is what was left.
+    pub(crate) fn write_on(
+        slf: &Bound<'_, Self>,
+        ahead: std::io::Result<usize>,
+        rest: Option<Bound<'_, PyBytes>>,
+    ) -> PyResult<()> {
+        match (ahead, rest) {
+            (Err(error), _) => {
+                let error = os_error(slf.py(), &error);
+                Self::fatal_error(slf, error, "Fatal write error on socket transport")
+            }
+            (Ok(_), None) => Ok(()),
+            // Something is in the way, or the socket is full: that is for `write()` to say.
+            (Ok(0), Some(rest)) => Self::write(slf, rest.as_any()),
+            (Ok(_), Some(rest)) => Self::enqueue(slf, PyBackedBytes::from(rest), 0),
+        }
+    }
+
     pub(super) fn enqueue(
         slf: &Bound<'_, Self>,
         data: PyBackedBytes,

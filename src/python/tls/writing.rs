@@ -1,12 +1,17 @@
 //! From `write()` to ciphertext, and flow control.
 
+use super::engine::Engine;
+use super::lower::Lower;
 use super::protocol::{Remote, TlsProtocol};
-use super::state::{LARGEST_JOINED, LARGEST_PIECE, Phase, WRITE_HIGH};
+use super::state::{LARGEST_JOINED, LARGEST_PIECE, Phase, Piece, WRITE_HIGH};
 use crate::python::imports;
+use crate::python::stream::StreamTransport;
 use crate::python::transports::{Endpoint, checked_limits_from};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
 use rloop_core::flow::FlowChange;
+use std::io;
 
 /// After so many writes on a lost connection each further one is logged, as in `asyncio.constants`.
 const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
@@ -14,6 +19,22 @@ const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
 /// How much an application may write while it is being told something before it is encrypted all the
 /// same, in bytes. It may be waiting to be paused.
 const MOST_GATHERED: usize = 64 * 1024;
+
+/// Records that were given to the socket.
+struct Begun<'py> {
+    lower: Bound<'py, StreamTransport>,
+    /// How much of them the socket took.
+    taken: io::Result<usize>,
+    /// What is left.
+    rest: Option<Bound<'py, PyBytes>>,
+}
+
+impl Begun<'_> {
+    /// Leaves the rest to the transport below, which may pause us, or be lost.
+    fn complete(self) -> PyResult<()> {
+        StreamTransport::write_on(&self.lower, self.taken, self.rest)
+    }
+}
 
 impl TlsProtocol {
     pub(super) fn write(
@@ -126,7 +147,12 @@ impl TlsProtocol {
                 writing.is_encrypting = true;
                 piece
             };
-            let written = engine.write(&piece.data, piece.part);
+            let ahead = Self::write_ahead(slf, &engine, &piece);
+            let (written, begun) = match ahead {
+                Some(Ok(begun)) => (Ok(Some(piece.part.len())), Some(begun)),
+                Some(Err(error)) => (Err(error), None),
+                None => (engine.write(&piece.data, piece.part), None),
+            };
             let used = {
                 let mut state = slf.get().state.lock();
                 state.writing.is_encrypting = false;
@@ -142,12 +168,46 @@ impl TlsProtocol {
                 }
             };
             drop(used);
+            if let Some(begun) = begun {
+                let has_failed = begun.taken.is_err();
+                begun.complete()?;
+                if has_failed {
+                    return Ok(());
+                }
+            }
             if encrypted >= LARGEST_PIECE {
                 encrypted = 0;
                 Self::hand_down(slf, everything)?;
             }
         }
         Self::send_records(slf, everything)
+    }
+
+    /// Encrypts a piece and gives the records straight to the socket, which spares an object for them;
+    /// `None` if the engine or the transport below has no such way.
+    fn write_ahead<'py>(
+        slf: &Bound<'py, Self>,
+        engine: &Engine,
+        piece: &Piece<'py>,
+    ) -> Option<PyResult<Begun<'py>>> {
+        let py = slf.py();
+        let Engine::Rustls(engine) = engine else { return None };
+        let engine = engine.get();
+        let lower = match &slf.get().state.lock().links.lower {
+            Some(Lower::Stream(stream)) if engine.is_established() => stream.clone_ref(py),
+            _ => return None,
+        };
+        let lower = lower.into_bound(py);
+        let written =
+            engine.write_through(py, &piece.data.as_bytes()[piece.part.clone()], |records| {
+                let taken = lower.get().write_ahead(records);
+                let rest = match taken {
+                    Ok(taken) if taken < records.len() => Some(PyBytes::new(py, &records[taken..])),
+                    _ => None,
+                };
+                (taken, rest)
+            })?;
+        Some(written.map(|(taken, rest)| Begun { lower, taken, rest }))
     }
 
     /// Sends the records there are, and sees to the flow control.

@@ -20,4 +20,4 @@ pub(crate) use endpoint::{
 pub(crate) use packet_method::PacketMethod;
 pub(crate) use place::{Call, Place, Transport};
 pub(crate) use polled::{Polled, Queueing, warn_about_lost_write};
-pub(crate) use read_buffer::{MAX_READ_SIZE, with_read_buffer};
+pub(crate) use read_buffer::{MAX_READ_SIZE, with_read_buffer, with_record_buffer};

@@ -1,4 +1,4 @@
-//! Where bytes are received before their number is known.
+//! Where bytes are received before their number is known, and records are made that leave at once.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,10 @@ pub(crate) const MAX_READ_SIZE: usize = 256 * 1024;
 /// the boundary of a page.
 const ALIGNMENT: usize = 4096;
 
-/// Memory of which [`MAX_READ_SIZE`] bytes from `start` on are used.
+/// Bytes that the records of [`MAX_READ_SIZE`] bytes of plaintext are longer than these, and more.
+const ROOM_FOR_RECORDS: usize = 4096;
+
+/// Memory that is used from `start` on.
 struct ReadBuffer {
     memory: Box<[u8]>,
     start: usize,
@@ -18,7 +21,7 @@ struct ReadBuffer {
 impl ReadBuffer {
     #[cold]
     fn new() -> Self {
-        let memory = vec![0; MAX_READ_SIZE + ALIGNMENT].into_boxed_slice();
+        let memory = vec![0; MAX_READ_SIZE + ROOM_FOR_RECORDS + ALIGNMENT].into_boxed_slice();
         let start = memory.as_ptr().align_offset(ALIGNMENT);
         Self { memory, start }
     }
@@ -30,8 +33,14 @@ thread_local! {
 
 /// Runs `operation` on the thread's buffer of [`MAX_READ_SIZE`] bytes. It must not run Python code.
 pub(crate) fn with_read_buffer<R>(operation: impl FnOnce(&mut [u8]) -> R) -> R {
+    with_record_buffer(|buffer| operation(&mut buffer[..MAX_READ_SIZE]))
+}
+
+/// The same with room for the records of [`MAX_READ_SIZE`] bytes. The same memory serves, as what was
+/// received is gone by then: it is still in the cache.
+pub(crate) fn with_record_buffer<R>(operation: impl FnOnce(&mut [u8]) -> R) -> R {
     READ_BUFFER.with_borrow_mut(|buffer| {
         let ReadBuffer { memory, start } = buffer.get_or_insert_with(ReadBuffer::new);
-        operation(&mut memory[*start..*start + MAX_READ_SIZE])
+        operation(&mut memory[*start..*start + MAX_READ_SIZE + ROOM_FOR_RECORDS])
     })
 }
