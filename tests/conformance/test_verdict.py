@@ -1,5 +1,7 @@
 """That expectations are strict: whatever differs from the list fails the run."""
 
+import pytest
+
 from conformance.protocol import Outcome, Status
 from conformance.supervisor import ModuleRun
 from conformance.verdict import ExpectedFailure, Verdict, judge
@@ -28,6 +30,14 @@ def test_a_listed_test_that_passes_is_a_fault() -> None:
     verdict = judge_one("passed", "test_a.C.test_x")
     assert len(verdict.unexpected_passes) == 1
     assert (verdict.tests_passed, verdict.tests_run, verdict.faults) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("status", ["failed", "passed"])
+def test_a_listed_race_may_end_either_way(status: Status) -> None:
+    run = ModuleRun("test_a", ["test_a.C.test_x"])
+    run.record(Outcome("test_a.C.test_x", status))
+    verdict = judge([run], [ExpectedFailure("test_a.C.test_x", "looks", is_race=True)], "3.14")
+    assert (verdict.tests_run, verdict.faults) == (1, 0)
 
 
 def test_an_entry_for_another_version_excuses_nothing() -> None:
