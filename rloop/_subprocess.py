@@ -105,13 +105,14 @@ class Children:
         if self._threads is None:
             self._threads = _THREADED_WATCHER()
         context = contextvars.copy_context()
+        home = event_loop._current_shard()
 
         def on_end(pid: int, returncode: int) -> None:
-            if event_loop._crew is None:
+            if event_loop._crew is None or event_loop._current_shard() == home:
                 # In one step with the reaping, so that nobody signals the number in between.
                 event_loop._child_watcher_callback(pid, returncode, transport)
                 return
-            # Where the transport lives, which the thread's own context does not tell.
+            # Where the transport lives, which the thread's own context may not tell.
             event_loop.call_soon_threadsafe(
                 event_loop._child_watcher_callback, pid, returncode, transport, context=context
             )
