@@ -1,9 +1,12 @@
 """TLS in a loop of two shards: connections live and end on the shard they are placed on."""
 
 import asyncio
+import contextlib
+import os
 import ssl
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -122,3 +125,53 @@ def test_a_connection_is_written_to_and_closed_from_another_shard(
             assert await protocol.called("connection_lost") is None
 
     loop.run_until_complete(main())
+
+
+@pytest.mark.timeout(60)
+def test_handshakes_of_different_connections_run_in_parallel(
+    loop: rloop.TokioLoop, authority_of_the_run: Authority, tmp_path: Path
+) -> None:
+    """One handshake waits inside of rustls, writing its secrets to a pipe that nobody reads yet.
+
+    It keeps neither the other shard from a whole handshake, nor, with a lock around Python, other
+    threads from running.
+    """
+    fast = authority_of_the_run.serving("rustls")
+    pipe = tmp_path / "secrets"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    stuck_context = fast.client_context()
+    stuck_context.keylog_filename = str(pipe)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(reading, bytes(1 << 16))
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(reading, b"x")
+
+    async def shake_hands(context: ssl.SSLContext) -> int | None:
+        ours, peer = stream_pair("tcp")
+        serving = in_thread(wrap_server, authority_of_the_run.server_context(), peer)
+        protocol = RecordingProtocol()
+        await loop.create_connection(
+            lambda: protocol, sock=ours, ssl=context, server_hostname=SERVER_NAME
+        )
+        with await serving:
+            protocol.transport.abort()
+            await protocol.called("connection_lost")
+        return rloop.current_shard()
+
+    async def main() -> None:
+        stuck = rloop.on_shard(1, shake_hands(stuck_context))
+        for _ in range(3):
+            assert await shake_hands(fast.client_context()) == 0
+        assert not stuck.done()
+        with contextlib.suppress(BlockingIOError):
+            while os.read(reading, 1 << 16):
+                pass
+        assert await stuck == 1
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        os.close(reading)

@@ -307,3 +307,19 @@ async def test_silent_peers_time_out(
     await in_thread(wait_for_the_end)
     server.close()
     await server.wait_closed()
+
+
+@each_version
+async def test_a_peer_that_falls_silent_after_its_close_notify_is_done_with(
+    certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
+) -> None:
+    async with Serving(certificates, loop_name) as serving:
+        secured = await in_thread(secured_socket, certificates, serving.address, version)
+        with secured:
+            secured.setblocking(False)
+            secured.sendall(b"last words")
+            with contextlib.suppress(ssl.SSLWantReadError):
+                secured.unwrap()
+            # The peer's stream does not end.
+            assert await serving.protocols[0].called("connection_lost") is None
+            assert serving.protocols[0].data == b"last words"

@@ -13,6 +13,7 @@ from rloop import tls
 from support.certificates import HOST, Certificates
 from support.fast_tls import on_loop
 from support.peers import LOOPBACK
+from support.threads import in_thread
 
 Loop = asyncio.AbstractEventLoop
 
@@ -68,6 +69,32 @@ async def test_curl_is_served(
             *("--resolve", f"{HOST}:{port}:{LOOPBACK}", f"https://{HOST}:{port}/"),
         )
     assert (status, output) == (0, "hello from the loop\n")
+
+
+def over_asyncio(address: tuple[str, int], context: ssl.SSLContext) -> str:
+    """Ask a server on a loop of asyncio's own, with a context of its own; call it in a thread."""
+
+    async def ask() -> str:
+        reader, writer = await asyncio.open_connection(*address, ssl=context, server_hostname=HOST)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        answered = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answered.decode().partition("\r\n\r\n")[2]
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        return runner.run(ask())
+
+
+async def test_another_loop_is_served(
+    certificates: Certificates, loop_name: str, loop: Loop
+) -> None:
+    plain = ssl.create_default_context(cafile=certificates.trusted.file)
+    remembering = tls.client_context(certificates.trusted.file)
+    async with serving(certificates, loop_name) as port:
+        for context in (plain, remembering):
+            answered = await in_thread(over_asyncio, (LOOPBACK, port), context)
+            assert answered == "hello from the loop\n"
 
 
 def s_client(port: int, *options: str) -> tuple[str, ...]:
