@@ -5,13 +5,18 @@ import contextvars
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from support.peers import open_pair, stream_pair
-from support.protocols import RecordingProtocol
+from support.peers import LOOPBACK, open_pair, stream_pair
+from support.protocols import (
+    RecordingDatagramProtocol,
+    RecordingProtocol,
+    RecordingSubprocessProtocol,
+)
 from support.threads import eventually, in_thread, turns
 
 Loop = asyncio.AbstractEventLoop
@@ -232,3 +237,98 @@ async def test_the_context_is_not_entered_twice(loop: Loop) -> None:
     loop.call_soon(nested, context=context)
     await turns(2)
     assert seen == ["later"]
+
+
+class ContextDatagramProtocol(RecordingDatagramProtocol):
+    """Also notes the variable at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, str] = {}
+
+    def note(self, name: str, value: Any = None) -> None:
+        self.seen[name] = variable.get()
+        super().note(name, value)
+
+
+async def test_datagram_protocol_methods_run_in_the_context_of_the_creating_task(
+    loop: Loop,
+) -> None:
+    protocol = ContextDatagramProtocol()
+
+    async def create() -> None:
+        variable.set("creator")
+        await loop.create_datagram_endpoint(lambda: protocol, local_addr=(LOOPBACK, 0))
+
+    await loop.create_task(create())
+    variable.set("caller")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.sendto(b"data", protocol.transport.get_extra_info("sockname"))
+        await protocol.called("datagram_received")
+    protocol.transport.close()
+    await protocol.called("connection_lost")
+    assert protocol.seen == {
+        "connection_made": "creator",
+        "datagram_received": "creator",
+        "connection_lost": "caller",
+    }
+
+
+class ContextSubprocessProtocol(RecordingSubprocessProtocol):
+    """Also notes the variable at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[str, str] = {}
+
+    def note(self, name: str, value: Any = None) -> None:
+        self.seen[name] = variable.get()
+        super().note(name, value)
+
+
+@pytest.mark.fails_on(
+    "asyncio",
+    reason="the thread that waits for the child has a context of its own",
+    when=sys.version_info < (3, 12),
+)
+async def test_subprocess_protocol_methods_run_in_the_context_of_the_creating_task(
+    loop: Loop,
+) -> None:
+    protocol = ContextSubprocessProtocol()
+
+    async def create() -> None:
+        variable.set("creator")
+        await loop.subprocess_exec(
+            lambda: protocol, sys.executable, "-c", "print('data')", stdin=None, stderr=None
+        )
+
+    await loop.create_task(create())
+    variable.set("caller")
+    await protocol.called("connection_lost")
+    protocol.transport.close()
+    assert protocol.seen == dict.fromkeys(
+        (
+            "connection_made",
+            "pipe_data_received",
+            "pipe_connection_lost",
+            "process_exited",
+            "connection_lost",
+        ),
+        "creator",
+    )
+
+
+async def test_what_follows_an_executors_function_runs_in_the_waiting_tasks_context(
+    loop: Loop,
+) -> None:
+    seen = []
+
+    async def wait() -> None:
+        variable.set("waiter")
+        future = loop.run_in_executor(None, int)
+        future.add_done_callback(lambda _: seen.append(variable.get()))
+        await future
+        seen.append(variable.get())
+
+    await loop.create_task(wait())
+    assert seen == ["waiter", "waiter"]
