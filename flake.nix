@@ -275,7 +275,13 @@
           others.uvicorn
           others.uvloop
         ]);
-        bench = benchmark pkgs "run.py" (others: [ others.uvloop ]);
+        bench = benchmark pkgs "run.py" (others: [
+          others.aiohttp
+          others.httptools
+          others.starlette
+          others.uvicorn
+          others.uvloop
+        ]);
       });
 
       checks = eachSystem (

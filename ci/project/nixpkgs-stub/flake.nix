@@ -113,9 +113,11 @@
                   packages = select (
                     builtins.mapAttrs (name: _: named name) {
                       aiohttp = null;
+                      httptools = null;
                       httpx = null;
                       pytest = null;
                       pytest-timeout = null;
+                      starlette = null;
                       trustme = null;
                       uvicorn = null;
                       uvloop = null;
