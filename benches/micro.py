@@ -89,6 +89,18 @@ async def call_later_and_cancel(count: int) -> None:
         await asyncio.sleep(0)
 
 
+async def create_task(count: int) -> None:
+    """Make `count` tasks that end in their first step, and await them, `BATCH` at a time."""
+
+    async def end() -> None:
+        pass
+
+    loop = asyncio.get_running_loop()
+    for _ in range(count // BATCH):
+        tasks = [loop.create_task(end()) for _ in range(BATCH)]
+        await tasks[-1]
+
+
 async def task_switch(count: int) -> None:
     """Give way `count` times with sleep(0), in two tasks that take turns."""
 
@@ -120,6 +132,7 @@ OPERATIONS: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
     "turn with one callback": (turn, 100_000),
     "call_soon_threadsafe": (call_soon_threadsafe, 100_000),
     "call_later + cancel": (call_later_and_cancel, 200_000),
+    "create_task": (create_task, 100_000),
     "task switch": (task_switch, 200_000),
     "future wake-up": (future_wake_up, 100_000),
 }
