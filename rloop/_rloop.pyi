@@ -2,11 +2,11 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context
 from socket import socket
 from ssl import MemoryBIO, SSLObject
-from typing import Any, Self, TypedDict, TypeVarTuple, Unpack, final
+from typing import Any, Self, TypedDict, TypeVar, TypeVarTuple, Unpack, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 from typing_extensions import disjoint_base
@@ -29,6 +29,7 @@ __all__ = [
     "_park_running_loops",
 ]
 
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 @disjoint_base
@@ -182,6 +183,7 @@ class EventLoop:
         *args: *_Ts,
         context: Context | None = None,
     ) -> TimerHandle: ...
+    def _check_closed(self) -> None: ...
     def call_soon(
         self,
         callback: Callable[[Unpack[_Ts]], object],
@@ -195,6 +197,10 @@ class EventLoop:
         context: Context | None = None,
     ) -> ThreadSafeHandle: ...
     def create_future(self) -> asyncio.Future[Any]: ...
+    def create_task(
+        self, coro: Generator[Any, None, _T] | Coroutine[Any, Any, _T], **kwargs: Any
+    ) -> asyncio.Task[_T]: ...
+    def is_running(self) -> bool: ...
     def get_debug(self) -> bool: ...
     def stop(self) -> None: ...
     def time(self) -> float: ...

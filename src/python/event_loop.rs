@@ -15,6 +15,7 @@ use crate::python::imports;
 use crate::python::initialized::Initialized;
 use crate::python::shard::{Reading, Role, Shard, Work, driven_index};
 use crate::python::sockets::{self, FilePart, Target};
+use crate::python::tasks;
 use crate::python::watches::{Side, Waiter};
 use crate::python::worker::Worker;
 use crate::sys;
@@ -574,9 +575,28 @@ impl EventLoop {
         if let Some(shard) = slf.get().shard_to_check() {
             imports::CHECK_WAITING.get(slf.py())?.call1((shard,))?;
         }
-        let keywords = PyDict::new(slf.py());
-        keywords.set_item("loop", slf)?;
-        imports::FUTURE.get(slf.py())?.call((), Some(&keywords))
+        tasks::create_future(slf)
+    }
+
+    /// Schedules the execution of a coroutine. See `asyncio.loop.create_task`.
+    #[pyo3(signature = (coro, **kwargs))]
+    fn create_task<'py>(
+        slf: &Bound<'py, Self>,
+        coro: &Bound<'py, PyAny>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        tasks::create_task(slf, coro, kwargs)
+    }
+
+    /// Raises `RuntimeError` if the loop is closed, for the standard library's methods.
+    #[pyo3(name = "_check_closed")]
+    fn refuse_if_closed(&self) -> PyResult<()> {
+        self.check_closed()
+    }
+
+    /// True while the loop runs. Every task that starts eagerly asks.
+    fn is_running(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(!slf.as_any().getattr(intern!(slf.py(), "_thread_id"))?.is_none())
     }
 
     /// Whether the loop is in debug mode. Every future and task asks.

@@ -249,7 +249,7 @@ fn format_callback_source(
 ) -> PyResult<String> {
     let py = event_loop.py();
     let keywords = PyDict::new(py);
-    if py.version_info() >= (3, 13) {
+    if cfg!(Py_3_13) {
         keywords.set_item("debug", event_loop.get().is_debug())?;
     }
     imports::FORMAT_CALLBACK_SOURCE.get(py)?.call((callback, arguments), Some(&keywords))?.extract()
@@ -350,7 +350,7 @@ impl ThreadSafeHandle {
     /// The class of asyncio's handles for other threads, for `isinstance()`.
     #[getter(__class__)]
     fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
-        if py.version_info() >= (3, 14) {
+        if cfg!(Py_3_14) {
             Ok(imports::THREAD_SAFE_HANDLE.class(py)?.clone())
         } else {
             Ok(imports::HANDLE.class(py)?.clone())

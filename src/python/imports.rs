@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-/// A named attribute of a module, looked up once.
+/// A module, or what stands under a dotted name in it, looked up once.
 pub(crate) struct Import {
     module: &'static str,
     name: &'static str,
@@ -16,10 +16,17 @@ impl Import {
         Self { module, name, value: PyOnceLock::new() }
     }
 
+    const fn module(module: &'static str) -> Self {
+        Self::new(module, "")
+    }
+
     /// The object. The first call imports the module.
     pub(crate) fn get<'py>(&self, py: Python<'py>) -> PyResult<&Bound<'py, PyAny>> {
         let value = self.value.get_or_try_init(py, || {
-            PyResult::Ok(py.import(self.module)?.getattr(self.name)?.unbind())
+            let module = py.import(self.module)?.into_any();
+            // No name at all is the module itself.
+            let mut names = self.name.split_terminator('.');
+            PyResult::Ok(names.try_fold(module, |owner, name| owner.getattr(name))?.unbind())
         })?;
         Ok(value.bind(py))
     }
@@ -36,7 +43,10 @@ pub(crate) static TIMER_HANDLE: Import = Import::new("asyncio", "TimerHandle");
 /// The class that asyncio itself asks for before it falls back to `sendfile()` by reading.
 pub(crate) static TRANSPORT: Import = Import::new("asyncio.transports", "_FlowControlMixin");
 pub(crate) static BUFFERED_PROTOCOL: Import = Import::new("asyncio", "BufferedProtocol");
-pub(crate) static FUTURE: Import = Import::new("asyncio", "Future");
+/// Modules whose classes `asyncio` looks up at each call, so that others can be put in their place.
+pub(crate) static FUTURES: Import = Import::module("asyncio.futures");
+pub(crate) static TASKS: Import = Import::module("asyncio.tasks");
+pub(crate) static CREATE_TASK: Import = Import::new("asyncio", "BaseEventLoop.create_task");
 pub(crate) static EXTRACT_STACK: Import = Import::new("asyncio.format_helpers", "extract_stack");
 pub(crate) static FORMAT_CALLBACK_SOURCE: Import =
     Import::new("asyncio.format_helpers", "_format_callback_source");

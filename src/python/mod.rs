@@ -7,6 +7,7 @@
 //! | the other threads of a loop, and its runs | `crew`, `worker` |
 //! | which shard something belongs to | `homes` |
 //! | `Handle` and `TimerHandle` | `handle` |
+//! | how futures and tasks are made | `tasks` |
 //! | `sock_recv` and the other `sock_*` methods | `sockets` |
 //! | who waits for which descriptor | `watches` |
 //! | what all transports share | `transports` |
@@ -41,6 +42,7 @@ pub(crate) mod rustls;
 pub(crate) mod shard;
 pub(crate) mod sockets;
 pub(crate) mod stream;
+pub(crate) mod tasks;
 pub(crate) mod tls;
 pub(crate) mod transports;
 pub(crate) mod watches;

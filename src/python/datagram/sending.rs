@@ -66,7 +66,7 @@ impl DatagramTransport {
                 data.get_type().name()?.repr()?
             )));
         }
-        if py.version_info() < (3, 13) && !data.is_truthy()? {
+        if !cfg!(Py_3_13) && !data.is_truthy()? {
             return Ok(());
         }
         let address = slf.get().check_address(py, address)?;
@@ -219,7 +219,7 @@ impl DatagramTransport {
         let (change, starts, old_context) = {
             let mut state = this.state.lock();
             let starts = state.queue.is_empty();
-            state.queued += weight(py, &queued);
+            state.queued += weight(&queued);
             state.queue.push_back(queued);
             let old_context = match &mut state.objects {
                 Some(objects) if starts => objects.write_context.replace(context),
@@ -297,7 +297,7 @@ impl DatagramTransport {
                 let mut state = this.state.lock();
                 let front = state.queue.pop_front();
                 if let Some(front) = &front {
-                    state.queued -= weight(py, front);
+                    state.queued -= weight(front);
                 }
                 front
             };
@@ -309,7 +309,7 @@ impl DatagramTransport {
                 Sent::Done => (),
                 Sent::NoRoom => {
                     let mut state = this.state.lock();
-                    state.queued += weight(py, &front);
+                    state.queued += weight(&front);
                     state.queue.push_front(front);
                     break;
                 }
@@ -335,7 +335,7 @@ impl DatagramTransport {
 }
 
 /// How many bytes a queued datagram counts for.
-fn weight(py: Python<'_>, queued: &Queued) -> usize {
-    let header = if py.version_info() >= (3, 13) { HEADER_SIZE } else { 0 };
+fn weight(queued: &Queued) -> usize {
+    let header = if cfg!(Py_3_13) { HEADER_SIZE } else { 0 };
     queued.data.len() + header
 }

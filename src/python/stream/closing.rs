@@ -47,7 +47,7 @@ impl Polled for StreamTransport {
         let sock = objects.sock.bind(py);
         let closed = sock.call_method0(intern!(py, "close")).and_then(|_| release_socket(sock));
         let detached = match &objects.server {
-            Some(server) if py.version_info() >= (3, 13) => {
+            Some(server) if cfg!(Py_3_13) => {
                 server.call_method1(py, intern!(py, "_detach"), (slf,)).map(|_| ())
             }
             Some(server) => server.call_method0(py, intern!(py, "_detach")).map(|_| ()),

@@ -222,7 +222,7 @@ impl StreamTransport {
     /// Writes an iterable of bytes-like objects, in as few system calls as possible.
     fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
-        if py.version_info() < (3, 12) {
+        if !cfg!(Py_3_12) {
             // asyncio.WriteTransport.writelines() joined the parts before 3.12.
             let joined = PyBytes::new(py, b"").call_method1("join", (list_of_data,))?;
             return Self::write(slf, &joined);

@@ -135,11 +135,9 @@ impl StreamTransport {
         if let Some(count) = lost {
             return warn_about_lost_write(py, count);
         }
-        let context = ffi::copy_context(py)?;
         let mut used = Vec::new();
-        let (flushed, change, old_context) = {
+        let (flushed, change) = {
             let mut state = slf.get().state.lock();
-            let old_context = state.set_write_context(context);
             for chunk in chunks {
                 state.queue.push(chunk, 0);
             }
@@ -150,9 +148,14 @@ impl StreamTransport {
                 Ok(Flushed::Everything) => state.flow.shrunk(buffered),
                 Err(_) => FlowChange::Unchanged,
             };
-            (flushed, change, old_context)
+            (flushed, change)
         };
-        drop((used, old_context));
+        drop(used);
+        if matches!(flushed, Ok(Flushed::Partly)) {
+            let context = ffi::copy_context(py)?;
+            let old_context = slf.get().state.lock().set_write_context(context);
+            drop(old_context);
+        }
         Self::update_interest(slf);
         if let Err(error) = flushed {
             return Self::write_failed(slf, os_error(py, &error));
