@@ -46,6 +46,7 @@
         ./LICENSE
         ./README.md
         ./benches/loadgen
+        ./build.rs
         ./clippy.toml
         ./crates
         ./pyproject.toml

@@ -56,3 +56,18 @@ def test_the_package_says_which_versions_it_supports() -> None:
     classifiers = {each for each in PROJECT["project"]["classifiers"] if each.startswith(prefix)}
     assert classifiers == {f"{prefix}{tag[2:]}" for tag in MATRIX if not tag.endswith("t")}
     assert PROJECT["project"]["requires-python"] == f">={MATRIX[0]}"
+
+
+def test_nix_builds_from_all_that_cargo_and_maturin_read() -> None:
+    flake = (ROOT / "flake.nix").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^ +sources = \[\n(.+?)\];", flake, re.MULTILINE | re.DOTALL)
+    sources = {ROOT / path for path in re.findall(r"\./(\S+)", listed)}
+    workspace = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))["workspace"]
+    members = {path for pattern in workspace["members"] for path in ROOT.glob(pattern)}
+    needed = {
+        *members,
+        *(ROOT / name for name in ("Cargo.lock", "Cargo.toml", "build.rs", "src")),
+        *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE", "rloop")),
+    }
+    missing = {path for path in needed if not sources & {path, *path.parents}}
+    assert not missing
