@@ -54,6 +54,7 @@ METRICS = {
         lower_is_better=False,
     ),
     "work": Metric("CPU time per message or operation, by that on one thread", "x", digits=2),
+    "at_once": Metric("CPU time per operation, by that on one thread at a time", "x", digits=2),
     "busy_cores": Metric("cores that the server keeps busy", "", digits=2, lower_is_better=False),
     "round_trip_p50_ns": Metric("round trip between threads, median", "µs", 1e-3),
     "round_trip_p99_ns": Metric("round trip between threads, 99th percentile", "µs", 1e-3),

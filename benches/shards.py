@@ -233,6 +233,15 @@ def take_tasks(_binaries: Binaries, _cores: Cores, loop: str) -> list[Reading]:
     return found
 
 
+def take_at_once(_binaries: Binaries, _cores: Cores, loop: str) -> list[Reading]:
+    """Do small things on all threads at once, and on one at a time."""
+    return [
+        Reading(title(f"{name} on every thread at once", threads), "at_once", ratio)
+        for threads in thread_counts()[1:]
+        for name, ratio in run_tasks(loop, threads, "operations").items()
+    ]
+
+
 ROUND_TRIPS = (
     ("coroutine on another thread and back", "coroutine", False),
     ("coroutine on another thread and back, neither asleep", "coroutine", True),
@@ -366,6 +375,7 @@ Take = Callable[[Binaries, Cores, str], list[Reading]]
 MEASUREMENTS: tuple[tuple[str, Take, tuple[str, ...]], ...] = (
     *((computing.what, computing.take, COMPARED) for computing in COMPUTING),
     ("tasks", take_tasks, COMPARED),
+    ("at once", take_at_once, COMPARED),
     ("round trips", take_round_trips, COMPARED),
     ("idle echo", take_idle_echo, COMPARED),
     ("operations", take_operations, (ONE_LOOP,)),

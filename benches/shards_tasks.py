@@ -7,6 +7,9 @@ threads work; for TokioLoop they belong to one loop (RLOOP_THREADS), for others 
   ``sleep(0)`` in between. There is no client, so this is the scaling of the loop and of the
   interpreter alone. Short windows in which one thread works, and in which all do, follow each other
   in one process.
+- ``operations``: what a thread pays for scheduling, timers and switching between tasks while every
+  other thread does the same, by what it pays alone. The callbacks are each thread's own, so what
+  threads share is the loop, or the standard library.
 - ``coroutine``: one thread has a coroutine run by another and awaits its result, again and again:
   ``rloop.on_shard()`` on TokioLoop, ``asyncio.run_coroutine_threadsafe()`` on others.
 - ``future``: two tasks on two threads take turns in resolving a future that the other awaits:
@@ -31,7 +34,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from loops import LOOPS, LoopFactory, loop_factory
-from micro import percentile
+from micro import BATCH, FAR_SECONDS, future_wake_up, percentile, task_switch
 from shards_work import render, run_on_threads
 
 TASKS_PER_THREAD = 4
@@ -40,6 +43,9 @@ WARM_UP_ROUND_TRIPS = 1_000
 ROUND_TRIPS = 4_000
 
 WINDOWS = 9
+OPERATION_COUNT = 30_000
+
+MEASURES = ("compute", "operations", "coroutine", "future")
 
 RoundTrip = Callable[[], Awaitable[object]]
 
@@ -122,6 +128,65 @@ async def measure_compute(threads: Threads, count: int, seconds: float) -> dict[
         "speed_up": statistics.median(every.rate / one.rate for one, every in pairs),
         "work": statistics.median(every.cpu_ns / one.cpu_ns for one, every in pairs),
     }
+
+
+async def call_soon(count: int) -> None:
+    """Schedule and run callbacks that belong to this thread."""
+    loop = asyncio.get_running_loop()
+
+    def nothing() -> None:
+        """Do nothing."""
+
+    for _ in range(count // BATCH):
+        for _ in range(BATCH):
+            loop.call_soon(nothing)
+        await asyncio.sleep(0)
+
+
+async def call_later_and_cancel(count: int) -> None:
+    """Make and cancel timers that belong to this thread."""
+    loop = asyncio.get_running_loop()
+
+    def nothing() -> None:
+        """Do nothing."""
+
+    for _ in range(count // BATCH):
+        for _ in range(BATCH):
+            loop.call_later(FAR_SECONDS, nothing).cancel()
+        await asyncio.sleep(0)
+
+
+OPERATIONS: dict[str, Callable[[int], Coroutine[Any, Any, None]]] = {
+    "call_soon": call_soon,
+    "call_later + cancel": call_later_and_cancel,
+    "task switch": task_switch,
+    "future wake-up": future_wake_up,
+}
+
+
+async def time_operation(operation: Callable[[int], Coroutine[Any, Any, None]]) -> float:
+    """Return the CPU time of this thread per operation, in nanoseconds."""
+    used = time.thread_time_ns()
+    await operation(OPERATION_COUNT)
+    return (time.thread_time_ns() - used) / OPERATION_COUNT
+
+
+async def measure_operations(threads: Threads, count: int) -> dict[str, float]:
+    """Return the cost of each operation on all threads at once, by that on one at a time."""
+    ratios = {}
+    for name, operation in OPERATIONS.items():
+        windows = []
+        # The first window warms up.
+        for _ in range(1 + WINDOWS):
+            alone = [
+                await threads.run_on(number, time_operation(operation)) for number in range(count)
+            ]
+            together = await asyncio.gather(
+                *(threads.run_on(number, time_operation(operation)) for number in range(count))
+            )
+            windows.append(sum(together) / sum(alone))
+        ratios[name] = statistics.median(windows[1:])
+    return ratios
 
 
 async def nothing() -> None:
@@ -237,7 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--loop", choices=LOOPS, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--measure", choices=("compute", "coroutine", "future"), required=True)
+    parser.add_argument("--measure", choices=MEASURES, required=True)
     parser.add_argument("--awake", action="store_true")
     parser.add_argument("--seconds", type=float, default=0.2)
     options = parser.parse_args()
@@ -246,6 +311,8 @@ def main() -> None:
     async def measure(threads: Threads) -> dict[str, float]:
         if options.measure == "compute":
             return await measure_compute(threads, options.threads, options.seconds)
+        if options.measure == "operations":
+            return await measure_operations(threads, options.threads)
         return await measure_round_trips(threads, options.measure, options.awake)
 
     if options.loop == "tokioloop":
