@@ -13,7 +13,8 @@ use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
 use crate::python::homes::Homes;
 use crate::python::imports;
 use crate::python::initialized::Initialized;
-use crate::python::shard::{Reading, Role, Shard, Work, driven_index};
+use crate::python::owner::LoopOfShard;
+use crate::python::shard::{Reading, Role, Shard, Work, driven_index, own_loop};
 use crate::python::sockets::{self, FilePart, Target};
 use crate::python::tasks;
 use crate::python::watches::{Side, Waiter};
@@ -91,6 +92,12 @@ impl EventLoop {
         }
     }
 
+    /// The loop as shard `home` refers to it, if this thread drives that shard of several.
+    pub(crate) fn own_loop(&self, py: Python<'_>, home: u16) -> Option<Py<LoopOfShard>> {
+        self.crew()?;
+        own_loop(py, self.number, home)
+    }
+
     /// The shard that runs what is scheduled without a home.
     pub(crate) fn main_shard(&self) -> &Arc<Shard> {
         &self.main
@@ -110,17 +117,18 @@ impl EventLoop {
         let Some(crew) = self.crew() else {
             return Ok((context.map_or_else(|| ffi::copy_context(py), Ok)?, 0));
         };
+        let here = driven_index(self.number);
         let (context, named) = match context {
             Some(context) => {
-                let named = crew.homes.of(context.bind(py))?;
+                let named = crew.homes.of(context.bind(py), here)?;
                 (context, named)
             }
-            None => (ffi::copy_context(py)?, crew.homes.of_current_context(py)?),
+            None => (ffi::copy_context(py)?, crew.homes.of_current_context(py, here)?),
         };
         if let Some(home) = named {
             return Ok((context, home));
         }
-        let home = driven_index(self.number).unwrap_or(0);
+        let home = here.unwrap_or(0);
         crew.homes.set(context.bind(py), home)?;
         Ok((context, home))
     }
@@ -130,11 +138,10 @@ impl EventLoop {
     pub(crate) fn home_here(&self, py: Python<'_>) -> PyResult<u16> {
         match self.crew() {
             None => Ok(0),
-            Some(crew) => Ok(crew
-                .homes
-                .of_current_context(py)?
-                .or_else(|| driven_index(self.number))
-                .unwrap_or(0)),
+            Some(crew) => {
+                let here = driven_index(self.number);
+                Ok(crew.homes.of_current_context(py, here)?.or(here).unwrap_or(0))
+            }
         }
     }
 
@@ -395,7 +402,7 @@ impl EventLoop {
 
     /// Gives the loop, which has not run yet, `count` shards. Called once at most.
     fn _set_shards(&self, py: Python<'_>, count: u16) -> PyResult<()> {
-        let homes = Homes::new(py, self.number, count)?;
+        let homes = Homes::new(py, count)?;
         let crew = Crew::new(homes, self.number, count).or_os_error(py)?;
         self.main.start_timing();
         self.crew
@@ -448,7 +455,7 @@ impl EventLoop {
 
     /// The home that a context names, if it is one of this loop.
     fn _home_of(&self, context: &Bound<'_, PyContext>) -> PyResult<Option<u16>> {
-        self.crew().map_or(Ok(None), |crew| crew.homes.of(context))
+        self.crew().map_or(Ok(None), |crew| crew.homes.of(context, None))
     }
 
     /// What the shards have counted, one tuple each: callbacks, parks, pushes, ready-queue depth,

@@ -6,6 +6,7 @@
 //! started by then never starts.
 
 use crate::python::event_loop::EventLoop;
+use crate::python::owner::Owner;
 use crate::python::{ffi, imports};
 use parking_lot::{Condvar, Mutex};
 use pyo3::basic::CompareOp;
@@ -34,7 +35,7 @@ pub(crate) struct Handle {
     call: Mutex<(Option<Call>, SavedRepr)>,
     cancelled: AtomicBool,
     context: Py<PyContext>,
-    event_loop: Py<EventLoop>,
+    owner: Owner,
     /// Where the handle was made; only in debug mode.
     source_traceback: Option<Py<PyList>>,
     /// Only for `call_soon_threadsafe()`.
@@ -100,7 +101,7 @@ impl Handle {
             call: Mutex::new((Some(Call { callback, arguments }), None)),
             cancelled: AtomicBool::new(false),
             context,
-            event_loop: event_loop.clone().unbind(),
+            owner: Owner::of(event_loop, home),
             source_traceback,
             running: None,
             home,
@@ -166,7 +167,7 @@ impl Handle {
     ) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
-        let event_loop = this.event_loop.bind(py);
+        let event_loop = this.owner.event_loop().bind(py);
         let source = format_callback_source(event_loop, callback, arguments)?;
         let report = PyDict::new(py);
         report.set_item("message", format!("Exception in callback {source}"))?;
@@ -190,7 +191,7 @@ impl Handle {
             parts.push(format!("when={}", when.into_pyobject(py)?.repr()?));
         }
         if let Some((callback, arguments)) = this.call(py) {
-            let event_loop = this.event_loop.bind(py);
+            let event_loop = this.owner.event_loop().bind(py);
             parts.push(format_callback_source(event_loop, callback.bind(py), arguments.bind(py))?);
         }
         if let Some(traceback) = &this.source_traceback
@@ -209,7 +210,7 @@ impl Handle {
             return Ok(false);
         }
         // Debug mode keeps what the handle was, for the slow-callback warning.
-        let saved = if this.event_loop.get().is_debug() {
+        let saved = if this.owner.event_loop().get().is_debug() {
             Some(Self::repr_parts(slf, when)?)
         } else {
             None
@@ -311,7 +312,7 @@ impl Handle {
 
     #[getter]
     fn _loop(&self, py: Python<'_>) -> Py<EventLoop> {
-        self.event_loop.clone_ref(py)
+        self.owner.event_loop().clone_ref(py)
     }
 
     #[getter]
@@ -328,7 +329,7 @@ impl Handle {
             visit.call(&call.arguments)?;
         }
         visit.call(&self.context)?;
-        visit.call(&self.event_loop)?;
+        self.owner.visit(&visit)?;
         visit.call(&self.source_traceback)
     }
 
@@ -419,7 +420,8 @@ impl TimerHandle {
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
         let handle = slf.as_super();
         if Handle::cancel_with(handle, Some(slf.get().when))? {
-            handle.get().event_loop.get().timer_cancelled(handle.get().home());
+            let handle = handle.get();
+            handle.owner.event_loop().get().timer_cancelled(handle.home());
         }
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! | which shard something belongs to | `homes` |
 //! | `Handle` and `TimerHandle` | `handle` |
 //! | how futures and tasks are made | `tasks` |
+//! | what a handle refers to its loop by | `owner` |
 //! | `sock_recv` and the other `sock_*` methods | `sockets` |
 //! | who waits for which descriptor | `watches` |
 //! | what all transports share | `transports` |
@@ -37,6 +38,7 @@ pub(crate) mod handle;
 pub(crate) mod homes;
 pub(crate) mod imports;
 pub(crate) mod initialized;
+pub(crate) mod owner;
 pub(crate) mod pipe;
 pub(crate) mod rustls;
 pub(crate) mod shard;

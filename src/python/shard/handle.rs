@@ -4,8 +4,10 @@ use super::local::{Local, Work};
 use super::statistics::{Counters, Reading};
 use crate::driving::driver::Driver;
 use crate::driving::process;
+use crate::python::event_loop::EventLoop;
 use crate::python::ffi;
 use crate::python::handle::Scheduled;
+use crate::python::owner::LoopOfShard;
 use crate::python::tls::TlsProtocol;
 use crate::python::transports::Transport;
 use crate::python::watches::{Side, Waiter, Watches};
@@ -24,6 +26,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(super) struct Running {
     pub(super) shard: u64,
     pub(super) local: Local,
+    /// The loop, as the handles that are made here refer to it; `None` if it has one shard.
+    pub(super) own_loop: Option<Py<LoopOfShard>>,
 }
 
 thread_local! {
@@ -44,6 +48,15 @@ pub(crate) fn driven_index(loop_number: u64) -> Option<u16> {
     let driven = DRIVEN.get();
     #[expect(clippy::cast_possible_truncation, reason = "the low half of an id is the index")]
     (driven >> 16 == loop_number).then_some(driven as u16)
+}
+
+/// The loop as its shard `index` refers to it, if this thread drives that shard.
+pub(crate) fn own_loop(py: Python<'_>, loop_number: u64, index: u16) -> Option<Py<LoopOfShard>> {
+    let shard = shard_id(loop_number, index);
+    RUNNING.with_borrow(|running| {
+        let running = running.as_ref().filter(|running| running.shard == shard)?;
+        running.own_loop.as_ref().map(|own| own.clone_ref(py))
+    })
 }
 
 /// One thread of a loop.
@@ -372,11 +385,12 @@ pub(super) struct Seat<'a> {
 }
 
 impl<'a> Seat<'a> {
-    pub(super) fn take(shard: &'a Shard) -> PyResult<Self> {
+    pub(super) fn take(shard: &'a Shard, event_loop: &Bound<'_, EventLoop>) -> PyResult<Self> {
+        let own_loop = LoopOfShard::create(event_loop)?;
         let local = shard.parked.lock().take();
         let local =
             local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
-        let outer = RUNNING.replace(Some(Running { shard: shard.id, local }));
+        let outer = RUNNING.replace(Some(Running { shard: shard.id, local, own_loop }));
         DRIVEN.set(shard.id);
         Ok(Self { shard, outer })
     }
@@ -386,12 +400,13 @@ impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let outer = self.outer.take();
         DRIVEN.set(outer.as_ref().map_or(0, |outer| outer.shard));
-        let running = RUNNING.replace(outer);
-        *self.shard.parked.lock() = running.map(|running| {
-            let mut local = running.local;
-            // The next run may be on another thread.
-            local.take_events();
-            local
-        });
+        let Some(Running { mut local, own_loop, .. }) = RUNNING.replace(outer) else {
+            return;
+        };
+        // The next run may be on another thread.
+        local.take_events();
+        *self.shard.parked.lock() = Some(local);
+        // Only now, because no lock is held while a reference is dropped.
+        drop(own_loop);
     }
 }

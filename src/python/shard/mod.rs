@@ -26,7 +26,7 @@ mod local;
 mod statistics;
 mod turn;
 
-pub(crate) use handle::{Shard, driven_index};
+pub(crate) use handle::{Shard, driven_index, own_loop};
 pub(crate) use local::Work;
 pub(crate) use statistics::Reading;
 pub(crate) use turn::Role;

@@ -70,7 +70,8 @@ impl Counters {
     /// The time since the last reading.
     fn lap(&self) -> u64 {
         let now = coarse_now();
-        let last = self.last.0.swap(now, Ordering::Relaxed);
+        let last = self.last.get();
+        self.last.0.store(now, Ordering::Relaxed);
         if last == 0 { 0 } else { now - last }
     }
 

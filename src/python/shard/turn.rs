@@ -101,7 +101,7 @@ impl Shard {
         role: &Role<'_>,
     ) -> PyResult<()> {
         let io = self.io()?;
-        let _seat = Seat::take(self)?;
+        let _seat = Seat::take(self, event_loop)?;
         let run = exit::Run::begin(self);
         let result = sys::hanging_at_exit(|| self.take_turns(event_loop, role, &io, &run));
         self.counters.stop();
