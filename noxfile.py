@@ -67,7 +67,7 @@ PREFERRED = ([tag for tag in FOUND if not tag.endswith("t")] or FOUND or ["3.14"
 """The newest interpreter at hand that has a GIL: for the sessions that need just one."""
 
 FREE_THREADED = ([tag for tag in FOUND if tag.endswith("t")] or ["3.14t"])[-1]
-MEASURED = FREE_THREADED if "shards" in sys.argv else PREFERRED
+MEASURED = FREE_THREADED if {"shards", "--threads"} & set(sys.argv) else PREFERRED
 """What is measured on: threads need an interpreter without the GIL."""
 
 OPTIONS = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
@@ -252,7 +252,7 @@ def project(session: nox.Session) -> None:
     run_in(session, "ci/project", "pytest", *(session.posargs or (".",)))
 
 
-@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+@nox.session(python=MEASURED, requires=["wheel-{python}"])
 def demo(session: nox.Session) -> None:
     """Load real servers on asyncio, uvloop and TokioLoop in turn, and print a table."""
     check_interpreter(session)

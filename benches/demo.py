@@ -9,6 +9,7 @@ status is 1.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from loops import BASELINE, LABELS, LOOPS
-from machine import describe_machine
+from machine import describe_machine, interpreter_tag
 from processes import CellFailed, Cores, ServerProcess, choose_cores, run_pinned
 from toolchain import BENCHES, Binaries, build_binaries, interpreter_for
 
@@ -55,12 +56,18 @@ KINDS = (
 class Contestant:
     """One server on one loop, with what became of it."""
 
-    def __init__(self, kind: Kind, loop: str, binaries: Binaries, cores: Cores) -> None:
+    def __init__(
+        self, kind: Kind, loop: str, binaries: Binaries, cores: Cores, threads: int = 1
+    ) -> None:
         self.kind = kind
         self.loop = loop
+        self.label = LABELS[loop] if threads == 1 else f"{LABELS[loop]}, {threads} threads"
         self.binaries = binaries
         self.cores = cores
-        self.server = ServerProcess(kind.command(loop), cores.server)
+        # Several threads get all cores, and share the client's if there are only two.
+        where = cores.server if threads == 1 else frozenset(os.sched_getaffinity(0))
+        environment = {**os.environ, "RLOOP_THREADS": str(threads)}
+        self.server = ServerProcess(kind.command(loop), where, environment=environment)
         self.running = False
         self.reports: list[Any] = []
         self.failure: str | None = None
@@ -109,7 +116,7 @@ class Contestant:
         if self.failure is not None and step != self.stop:
             return
         which = f", round {round_number} of {ROUNDS}" if round_number else ""
-        doing = f"{self.kind.label} on {LABELS[self.loop]}, {step.__name__}{which}"
+        doing = f"{self.kind.label} on {self.label}, {step.__name__}{which}"
         try:
             say(f"{doing}: {step()}")
         except CellFailed as failure:
@@ -125,7 +132,15 @@ def main() -> int:
     """Run the demo; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--loop", action="append", choices=LOOPS, help="may be repeated")
-    loops = parser.parse_args().loop or DEMO_LOOPS
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help="also TokioLoop on so many threads; needs Python without the GIL",
+    )
+    options = parser.parse_args()
+    loops = options.loop or DEMO_LOOPS
+    if options.threads is not None and not interpreter_tag().endswith("t"):
+        parser.error("threads of one interpreter need one without the GIL, such as 3.14t")
     started = time.monotonic()
     say("building the load generator")
     binaries = build_binaries()
@@ -133,6 +148,8 @@ def main() -> int:
     contestants = []
     for kind in KINDS:
         group = [Contestant(kind, loop, binaries, cores) for loop in loops]
+        if options.threads is not None:
+            group.append(Contestant(kind, "tokioloop", binaries, cores, options.threads))
         run_group(group)
         contestants += group
     print("\n" + "\n".join(f"{name}: {value}" for name, value in describe_machine(cores).items()))
@@ -140,7 +157,7 @@ def main() -> int:
     print(table(contestants))
     failed = [contestant for contestant in contestants if contestant.failure is not None]
     for contestant in failed:
-        print(f"failed: {contestant.kind.label} on {LABELS[contestant.loop]}: {contestant.failure}")
+        print(f"failed: {contestant.kind.label} on {contestant.label}: {contestant.failure}")
     print(f"\n{time.monotonic() - started:.0f} seconds")
     return 1 if failed else 0
 
@@ -164,7 +181,7 @@ def table(contestants: Sequence[Contestant]) -> str:
     """Return the results as lines of aligned columns."""
     lines = [("server", "loop", "requests/s", "p50 µs", "p99 µs", "CPU µs/request", "CPU ratio")]
     for contestant in contestants:
-        names = contestant.kind.label, LABELS[contestant.loop]
+        names = contestant.kind.label, contestant.label
         if contestant.failure is not None:
             lines.append((*names, "failed", "failed", "failed", "failed", ""))
             continue
