@@ -4,6 +4,7 @@
 //! created it. Between runs it waits here, detached. It refers to the loop only while that runs, so
 //! that a loop which nobody closed can be collected.
 
+use crate::driving::process;
 use crate::python::event_loop::EventLoop;
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
@@ -16,8 +17,10 @@ enum Order {
     End,
 }
 
-/// What a worker is told and what it does.
+/// What a worker is told and what it does. In the child of a `fork()` the worker is not there, and
+/// may have held the locks: there nothing is running.
 pub(crate) struct Post {
+    process: process::Stamp,
     order: Mutex<Order>,
     changed: Condvar,
     /// True from the order to run until the worker waits again.
@@ -28,6 +31,7 @@ pub(crate) struct Post {
 impl Post {
     fn new() -> Self {
         Self {
+            process: process::Stamp::new(),
             order: Mutex::new(Order::Wait),
             changed: Condvar::new(),
             is_running: Mutex::new(false),
@@ -37,6 +41,9 @@ impl Post {
 
     /// Lets the worker, which is parked, drive its shard. False if its thread has ended.
     pub(crate) fn run(&self, event_loop: Py<EventLoop>) -> bool {
+        if !self.process.is_this() {
+            return false;
+        }
         let refused = {
             let mut order = self.order.lock();
             if matches!(*order, Order::End) {
@@ -53,17 +60,23 @@ impl Post {
 
     /// Ends the thread once it is parked.
     pub(crate) fn end(&self) {
+        if !self.process.is_this() {
+            return;
+        }
         let replaced = std::mem::replace(&mut *self.order.lock(), Order::End);
         drop(replaced);
         self.changed.notify_all();
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        *self.is_running.lock()
+        self.process.is_this() && *self.is_running.lock()
     }
 
     /// Blocks until the worker is parked. The thread is detached.
     pub(crate) fn wait_until_parked(&self) {
+        if !self.process.is_this() {
+            return;
+        }
         let mut is_running = self.is_running.lock();
         while *is_running {
             self.parked.wait(&mut is_running);

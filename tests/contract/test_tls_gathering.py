@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,6 @@ from support.programs import run_program
 from support.protocols import RecordingProtocol
 from support.threads import eventually, in_thread
 from support.tls import Authority, RecordPeer, connected_to_record_peer
-
-THREADS = int(os.environ.get("RLOOP_THREADS", "1"))
-"""How many threads a loop of rloop gets."""
 
 
 class Later(RecordingProtocol):
@@ -210,7 +206,6 @@ def test_what_is_written_before_an_interruption_is_sent(loop_name: str) -> None:
     assert outcome.returncode == 0
 
 
-@pytest.mark.skipif(THREADS > 1, reason="the child lacks the threads that a run has to wait for")
 def test_what_is_written_before_a_fork_is_sent_by_the_parent_only(loop_name: str) -> None:
     stop = """
     pid = os.fork()
