@@ -151,16 +151,19 @@ def tests(session: nox.Session) -> None:
 def conformance(session: nox.Session) -> None:
     """Run CPython's asyncio tests on TokioLoop; arguments go to tests/conformance/run.py.
 
-    Without arguments, the tests of locks and queues also run against rloop.sync, those of TLS with
-    contexts of rloop.tls, and on a free-threaded interpreter all tests on loops of two threads.
+    Without arguments, the tests of locks and queues also run against rloop.sync; on the oldest and
+    on a free-threaded interpreter those of TLS with contexts of rloop.tls; and on the latter all
+    tests on loops of two threads.
     """
     check_interpreter(session)
     install_wheel(session)
     run_in(session, "tests", "python", "conformance/run.py", *session.posargs)
     if not session.posargs:
         run_in(session, "tests", "python", "conformance/run.py", "--primitives=rloop.sync")
-        run_in(session, "tests", "python", "conformance/run.py", "--contexts=rloop.tls")
-        if str(session.python).endswith("t"):
+        is_free_threaded = str(session.python).endswith("t")
+        if is_free_threaded or session.python == MATRIX[0]:
+            run_in(session, "tests", "python", "conformance/run.py", "--contexts=rloop.tls")
+        if is_free_threaded:
             run_in(session, "tests", "python", "conformance/run.py", "--threads=2")
 
 
