@@ -59,6 +59,10 @@ EXPECTED_WITH_THREADS: tuple[ExpectedFailure, ...] = (
                 "has the peer begin TLS, then calls start_tls(): not on the thread that receives",
             ),
             (
+                "test_sslproto.SelectorStartTLSTests.test_start_tls_server_1",
+                "has the peer begin TLS, then calls start_tls(): not on the thread that receives",
+            ),
+            (
                 "test_streams.StreamTests.test_unhandled_exception",
                 "reads what a task on another thread reports without waiting for that task",
             ),
