@@ -1,6 +1,7 @@
 """Fixtures of the tests of loops with several threads."""
 
 import asyncio
+import sysconfig
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -11,6 +12,17 @@ from support.leaks import LeakGuard
 from support.shards import THREADS
 
 T = TypeVar("T")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # They look for what happens when threads run at once, which the GIL does not let them do.
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return
+    long = pytest.mark.skip(reason="a long run of several threads is for free-threaded builds")
+    for item in items:
+        of_several = "threads" in getattr(item, "fixturenames", ())
+        if of_several and item.get_closest_marker("slow"):
+            item.add_marker(long)
 
 
 @pytest.fixture(params=THREADS, ids="threads={}".format)
