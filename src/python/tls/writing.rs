@@ -11,10 +11,8 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use rloop_core::flow::FlowChange;
+use rloop_core::lifecycle::Lifecycle;
 use std::io;
-
-/// After so many writes on a lost connection each further one is logged, as in `asyncio.constants`.
-const LOG_THRESHOLD_FOR_CONNLOST_WRITES: u32 = 5;
 
 /// How much an application may write while it is being told something before it is encrypted all the
 /// same, in bytes. It may be waiting to be paused.
@@ -64,7 +62,7 @@ impl TlsProtocol {
         match lost {
             None if may_wait && Self::send_later(slf)? => Ok(()),
             None => Self::or_fatal(slf, Self::send_backlog(slf, false)),
-            Some(lost) if lost >= LOG_THRESHOLD_FOR_CONNLOST_WRITES => {
+            Some(lost) if lost >= Lifecycle::LOG_THRESHOLD_FOR_CONNLOST_WRITES => {
                 imports::logger(slf.py())?
                     .call_method1("warning", ("SSL connection is closed",))?;
                 Ok(())
