@@ -11,7 +11,7 @@ unraisable error, which the leak guard reports.
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -39,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=2_000,
         metavar="N",
         help="how many random programs tests/shards compares with asyncio (default: %(default)s)",
+    )
+    parser.addoption(
+        "--rounds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often tests/shards forks and ends busy processes (default: %(default)s)",
     )
 
 
@@ -87,6 +94,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 and defect.kwargs.get("when", True)
             ):
                 item.add_marker(pytest.mark.xfail(strict=True, reason=defect.kwargs["reason"]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        # At once: a run that faulthandler's watchdog ends later has no summary.
+        item.config.get_terminal_writer().line(f"\n{report.nodeid}\n{report.longreprtext}")
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

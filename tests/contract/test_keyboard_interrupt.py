@@ -9,8 +9,10 @@ from support.programs import run_program
 #: Sends SIGINT to this process, from the calling or from another thread. asyncio has no wake-up
 #: descriptor here: a signal that lands between its last bytecode and its wait is noticed with the
 #: next event only, so asyncio, and it alone, gets one.
+#: The other thread is started by one native call: threading.Thread.start() waits under a condition
+#: variable, and an interrupt there may come out as "RuntimeError: release unlocked lock".
 SEND = """
-import asyncio, contextlib, os, signal, sys, threading, time
+import _thread, asyncio, contextlib, os, signal, sys, threading, time
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
@@ -22,7 +24,7 @@ def interrupt_from_a_thread():
         if isinstance(loop, asyncio.SelectorEventLoop) and type(loop).__module__ != "rloop.loop":
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(int)
-    threading.Thread(target=send).start()
+    _thread.start_new_thread(send, ())
 """
 
 PHASES = {

@@ -25,6 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(long)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "round_number" in metafunc.fixturenames:
+        metafunc.parametrize("round_number", range(metafunc.config.getoption("rounds")))
+
+
 @pytest.fixture(params=THREADS, ids="threads={}".format)
 def threads(request: pytest.FixtureRequest) -> int:
     """How many threads the loop under test has."""

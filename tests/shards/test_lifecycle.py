@@ -86,7 +86,7 @@ def test_nothing_runs_while_the_loop_is_stopped(make_loop: MakeLoop, threads: in
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(180)
 def test_nothing_runs_while_the_loop_is_stopped_10_000_times(
     make_loop: MakeLoop, threads: int
 ) -> None:
@@ -449,18 +449,16 @@ async def main():
 print(rloop.run(main(), threads={threads}))
 """
 
+CHILDREN_PER_ROUND = 5
+EXITS_PER_ROUND = 3
 NO_WARNINGS = ("-W", "ignore::DeprecationWarning", "-W", "ignore::RuntimeWarning")
 
 
-def fork_often(threads: int, times: int) -> None:
-    outcome = run_program(
-        (BUSY + FORK).format(threads=threads, times=times), "rloop", options=NO_WARNINGS
-    )
+@pytest.mark.usefixtures("round_number")
+def test_children_of_a_busy_loop_can_run_loops_of_their_own(threads: int) -> None:
+    program = (BUSY + FORK).format(threads=threads, times=CHILDREN_PER_ROUND)
+    outcome = run_program(program, "rloop", options=NO_WARNINGS)
     assert (outcome.returncode, outcome.stdout) == (0, "all children ran\n"), outcome.stderr
-
-
-def test_a_child_of_a_busy_loop_can_run_a_loop_of_its_own(threads: int) -> None:
-    fork_often(threads, 5)
 
 
 STOPPED_IN_A_CHILD = """
@@ -485,13 +483,6 @@ def test_nothing_runs_while_the_loop_of_a_child_is_stopped(threads: int) -> None
     program = (BUSY + STOPPED_IN_A_CHILD).format(threads=threads)
     outcome = run_program(program, "rloop", options=NO_WARNINGS)
     assert (outcome.returncode, outcome.stdout) == (0, "7\n"), outcome.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_100_children_of_a_busy_loop_can_run_loops_of_their_own(threads: int) -> None:
-    for _ in range(10):
-        fork_often(threads, 10)
 
 
 EXITS = {
@@ -525,22 +516,11 @@ ready.wait()
 }
 
 
-def exit_often(how: str, threads: int, times: int) -> None:
-    program = (BUSY + EXITS[how]).format(threads=threads)
-    options = (*NO_WARNINGS, "-W", "ignore::ResourceWarning")
-    for _ in range(times):
-        outcome = run_program(program, "rloop", options=options)
-        assert (outcome.returncode, outcome.stdout) == (0, "stopped\n"), outcome.stderr
-
-
+@pytest.mark.usefixtures("round_number")
 @pytest.mark.parametrize("how", EXITS)
 def test_the_interpreter_ends_while_shards_are_busy(how: str, threads: int) -> None:
-    exit_often(how, threads, 3)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("how", EXITS)
-def test_the_interpreter_ends_170_times_while_shards_are_busy(how: str, threads: int) -> None:
-    """The six tests together make more than 1,000."""
-    exit_often(how, threads, 170)
+    program = (BUSY + EXITS[how]).format(threads=threads)
+    options = (*NO_WARNINGS, "-W", "ignore::ResourceWarning")
+    for _ in range(EXITS_PER_ROUND):
+        outcome = run_program(program, "rloop", options=options)
+        assert (outcome.returncode, outcome.stdout) == (0, "stopped\n"), outcome.stderr

@@ -46,7 +46,7 @@ def run_in_loop(offset: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(180)
 def test_each_loop_gets_the_exit_codes_of_its_own_children() -> None:
     outcomes: dict[int, list[int]] = {}
 

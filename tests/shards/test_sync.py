@@ -290,7 +290,7 @@ def test_totals_are_right_whatever_is_cancelled(hammer: Any, run: Run[None]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(180)
 @each_primitive
 def test_totals_are_right_in_many_rounds(hammer: Any, run: Run[None]) -> None:
     async def main() -> None:
