@@ -47,6 +47,7 @@ WHEEL_SOURCES = (
     "ci/unwinder.py",
     "Cargo.toml",
     "Cargo.lock",
+    "build.rs",
     "LICENSE",
     "README.md",
     "pyproject.toml",

@@ -58,16 +58,30 @@ def test_the_package_says_which_versions_it_supports() -> None:
     assert PROJECT["project"]["requires-python"] == f">={MATRIX[0]}"
 
 
-def test_nix_builds_from_all_that_cargo_and_maturin_read() -> None:
-    flake = (ROOT / "flake.nix").read_text(encoding="utf-8")
-    (listed,) = re.findall(r"^ +sources = \[\n(.+?)\];", flake, re.MULTILINE | re.DOTALL)
-    sources = {ROOT / path for path in re.findall(r"\./(\S+)", listed)}
+def read_by_the_build() -> set[Path]:
+    """Return the files and folders that cargo and maturin read when they build a wheel."""
     workspace = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))["workspace"]
-    members = {path for pattern in workspace["members"] for path in ROOT.glob(pattern)}
-    needed = {
-        *members,
+    return {
+        *(path for pattern in workspace["members"] for path in ROOT.glob(pattern)),
         *(ROOT / name for name in ("Cargo.lock", "Cargo.toml", "build.rs", "src")),
         *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE", "rloop")),
     }
-    missing = {path for path in needed if not sources & {path, *path.parents}}
-    assert not missing
+
+
+def missing_from(sources: set[Path]) -> set[Path]:
+    """Return what the build reads and `sources` do not name or contain."""
+    return {path for path in read_by_the_build() if not sources & {path, *path.parents}}
+
+
+def test_nix_builds_from_all_that_cargo_and_maturin_read() -> None:
+    flake = (ROOT / "flake.nix").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^ +sources = \[\n(.+?)\];", flake, re.MULTILINE | re.DOTALL)
+    assert not missing_from({ROOT / path for path in re.findall(r"\./(\S+)", listed)})
+
+
+def test_nox_builds_a_wheel_anew_when_anything_it_is_built_from_changes() -> None:
+    (listed,) = re.findall(r"^WHEEL_SOURCES = (\(.+?^\))$", NOXFILE, re.MULTILINE | re.DOTALL)
+    # The load generator is a member of the workspace, and in no wheel.
+    assert missing_from({ROOT / name for name in ast.literal_eval(listed)}) == {
+        ROOT / "benches" / "loadgen"
+    }

@@ -9,7 +9,7 @@ import pytest
 
 import rloop
 from support.leaks import LeakGuard
-from support.shards import THREADS
+from support.shards import THREADS, print_waiting_tasks
 
 T = TypeVar("T")
 
@@ -56,6 +56,11 @@ def run(make_loop: Callable[[], rloop.TokioLoop]) -> Callable[[Coroutine[Any, An
 
     def run_and_close(main: Coroutine[Any, Any, T]) -> T:
         with asyncio.Runner(loop_factory=make_loop) as runner:
-            return runner.run(main)
+            try:
+                return runner.run(main)
+            except pytest.fail.Exception:
+                # The timeout: what does it wait for?
+                print_waiting_tasks(runner.get_loop())
+                raise
 
     return run_and_close

@@ -52,8 +52,11 @@ def running_threads() -> set[str]:
     known = {thread.native_id: thread.name for thread in threading.enumerate()}
     if not os.path.isdir("/proc/self/task"):
         return {f"{native_id} ({name})" for native_id, name in known.items()}
-    natives = (int(name) for name in os.listdir("/proc/self/task"))
-    return {f"{native_id} ({known.get(native_id, 'native')})" for native_id in natives}
+    natives = os.listdir("/proc/self/task")
+    # The kernel ends a listing early at a thread that ends meanwhile.
+    while natives != (again := os.listdir("/proc/self/task")):
+        natives = again
+    return {f"{name} ({known.get(int(name), 'native')})" for name in natives}
 
 
 @dataclass

@@ -45,6 +45,19 @@ async def on_each_shard(
     return await asyncio.gather(*futures)
 
 
+def print_waiting_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Print what each task of a stopped loop waits for, with what is known of the shards."""
+    assert isinstance(loop, rloop.TokioLoop)
+    print(*loop.statistics(), sep="\n")
+    for task in asyncio.all_tasks(loop):
+        print(repr(task))
+        awaited: Any = task.get_coro()
+        while (frame := getattr(awaited, "cr_frame", None)) is not None:
+            print(f"  {frame.f_code.co_qualname}:{frame.f_lineno} {frame.f_locals}")
+            awaited = awaited.cr_await
+        print(f"  {awaited!r} {getattr(task, '_fut_waiter', None)!r}")
+
+
 class Gate:
     """Lets a test hold a shard inside a callback, from another thread or shard."""
 
