@@ -85,3 +85,13 @@ def test_nox_builds_a_wheel_anew_when_anything_it_is_built_from_changes() -> Non
     assert missing_from({ROOT / name for name in ast.literal_eval(listed)}) == {
         ROOT / "benches" / "loadgen"
     }
+
+
+def test_the_tests_that_the_safety_page_names_are_there() -> None:
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)`: ((?:`test_\w+`(?:, )?)+)", page)
+    assert named
+    for file, names in named:
+        module = ast.parse((ROOT / "tests" / "shards" / file).read_text(encoding="utf-8"))
+        defined = {each.name for each in module.body if isinstance(each, ast.FunctionDef)}
+        assert set(re.findall(r"test_\w+", names)) <= defined, file

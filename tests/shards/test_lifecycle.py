@@ -425,22 +425,25 @@ async def where():
 """
 
 FORK = """
+async def fork():
+    pid = os.fork()
+    if pid == 0:
+        # No loop runs here, and the parent's threads are not here.
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            loop = rloop.new_event_loop(threads={threads})
+            homes = loop.run_until_complete(count())
+            loop.close()
+            os._exit(7 if homes == list(range({threads})) else 8)
+        os._exit(9)
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 7, status
+
 async def main():
     busy = await keep_busy()
-    for _ in range({times}):
-        pid = os.fork()
-        if pid == 0:
-            # No loop runs here, and the parent's threads are not here.
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                loop = rloop.new_event_loop(threads={threads})
-                homes = loop.run_until_complete(count())
-                loop.close()
-                os._exit(7 if homes == list(range({threads})) else 8)
-            os._exit(9)
-        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 7, status
+    for number in range({times}):
+        await rloop.on_shard(number % {threads}, fork())
     for future in busy:
         future.cancel()
     await asyncio.wait(busy)
