@@ -266,6 +266,16 @@ class Condition(_Shared, asyncio.Condition):
             raise RuntimeError("cannot notify on un-acquired lock")
         self._notify(n)
 
+    def notify_all(self) -> None:
+        """Wake all tasks that wait.
+
+        Raises:
+            RuntimeError: if the lock is not locked.
+        """
+        with self._mutex:
+            # Counted in here: one that has released the lock may not be in line yet.
+            self.notify(len(self._waiters))
+
     def _notify(self, n: int) -> None:
         with self._mutex:
             for waiter in self._waiters:
