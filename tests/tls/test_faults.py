@@ -6,6 +6,9 @@ TokioLoop under the native one.
 
 import asyncio
 import contextlib
+import os
+import random
+import shutil
 import socket
 import ssl
 import struct
@@ -25,6 +28,7 @@ Loop = asyncio.AbstractEventLoop
 Address = tuple[str, int]
 VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
 
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
 each_version = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
 
 
@@ -184,7 +188,7 @@ def reset(sock: socket.socket) -> None:
 
 
 @each_version
-@pytest.mark.parametrize("ending", ["eof", "reset", "half a record"])
+@pytest.mark.parametrize("ending", ["eof", "reset", "eof in a record", "reset in a record"])
 async def test_an_end_without_close_notify(
     certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion, ending: str
 ) -> None:
@@ -194,9 +198,9 @@ async def test_an_end_without_close_notify(
             secured = secured_socket(certificates, serving.address, version)
             secured.sendall(b"last words")
             raw = socket.socket(fileno=secured.detach())
-            if ending == "half a record":
+            if ending.endswith("in a record"):
                 raw.sendall(b"\x17\x03\x03\x01\x00half")
-            if ending == "reset":
+            if ending.startswith("reset"):
                 reset(raw)
             else:
                 raw.close()
@@ -204,9 +208,63 @@ async def test_an_end_without_close_notify(
         await in_thread(hang_up)
         await eventually(lambda: bool(serving.protocols))
         await serving.protocols[0].called("connection_made")
-        if ending != "reset":
+        if ending.startswith("eof"):
             assert await serving.protocols[0].received(10) == b"last words"
     assert bytes(serving.protocols[0].data) in (b"", b"last words")
+
+
+@each_version
+@pytest.mark.parametrize(
+    ("nonsense", "reason"),
+    [
+        (b"\x17\x03\x03\xff\xff", "ENCRYPTED_LENGTH_TOO_LONG"),
+        (b"\x17\x03\x03\x00\x20" + bytes(32), "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
+        (b"\x17\x03\x03\x00\x00", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
+        (b"\x63\x03\x03\x00\x01\x00", "WRONG_VERSION_NUMBER"),
+    ],
+    ids=["oversized", "not authentic", "empty", "of an unknown kind"],
+)
+async def test_what_is_no_record_ends_the_connection(
+    certificates: Certificates,
+    loop_name: str,
+    loop: Loop,
+    version: ssl.TLSVersion,
+    nonsense: bytes,
+    reason: str,
+) -> None:
+    async with Serving(certificates, loop_name) as serving:
+
+        def interrupt() -> None:
+            with secured_socket(certificates, serving.address, version) as secured:
+                secured.sendall(b"last words")
+                os.write(secured.fileno(), nonsense)
+                with contextlib.suppress(ConnectionResetError):
+                    assert secured.recv(1) == b""
+
+        await in_thread(interrupt)
+        protocol = serving.protocols[0]
+        failure = await protocol.called("connection_lost")
+        assert isinstance(failure, ssl.SSLError)
+        assert failure.reason == reason
+    # asyncio's protocol drops what came before a failure in the same turn.
+    expected = (b"last words",) if loop_name == "rloop" else (b"last words", b"")
+    assert bytes(protocol.data) in expected
+
+
+def shaken_hands(
+    raw: socket.socket, context: ssl.SSLContext
+) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+    """Make a client's handshake; its last flight is in the second object, and not sent yet."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secured = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    while True:
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            raw.sendall(outgoing.read())
+            incoming.write(raw.recv(65536))
+        else:
+            return secured, outgoing
 
 
 @each_version
@@ -216,17 +274,8 @@ async def test_a_record_that_was_changed_is_not_delivered(
     async with Serving(certificates, loop_name) as serving:
 
         def tamper() -> None:
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            context = trusting(certificates, version)
-            secured = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
             with socket.create_connection(serving.address, timeout=PEER_TIMEOUT) as raw:
-                while True:
-                    try:
-                        secured.do_handshake()
-                        break
-                    except ssl.SSLWantReadError:
-                        raw.sendall(outgoing.read())
-                        incoming.write(raw.recv(65536))
+                secured, outgoing = shaken_hands(raw, trusting(certificates, version))
                 raw.sendall(outgoing.read())
                 secured.write(b"good")
                 good = outgoing.read()
@@ -243,45 +292,114 @@ async def test_a_record_that_was_changed_is_not_delivered(
     assert bytes(serving.protocols[0].data) in expected
 
 
-@each_version
-async def test_many_key_updates_and_renegotiations_end_the_connection(
-    certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
+async def test_what_is_no_record_does_not_undo_the_handshake_before_it(
+    certificates: Certificates, loop_name: str, loop: Loop
+) -> None:
+    """In TLS 1.3 data may follow the end of the handshake at once, and anything else as well."""
+    async with Serving(certificates, loop_name) as serving:
+
+        def say_all_at_once() -> None:
+            with socket.create_connection(serving.address, timeout=PEER_TIMEOUT) as raw:
+                context = trusting(certificates, ssl.TLSVersion.TLSv1_3)
+                secured, outgoing = shaken_hands(raw, context)
+                secured.write(b"last words")
+                raw.sendall(outgoing.read() + b"\x17\x03\x03\xff\xff")
+                with contextlib.suppress(ConnectionResetError):
+                    receive_until_eof(raw)
+
+        await in_thread(say_all_at_once)
+        protocol = serving.protocols[0]
+        assert isinstance(await protocol.called("connection_lost"), ssl.SSLError)
+    # asyncio's protocol drops what came before a failure in the same turn.
+    assert bytes(protocol.data) == (b"last words" if loop_name == "rloop" else b"")
+
+
+async def say_until_the_end(
+    client: asyncio.subprocess.Process, command: bytes, sign: bytes
+) -> bytes:
+    """Give OpenSSL's client a command again whenever its sign was printed, until the client ends.
+
+    What it reads at once is one command, or data. Returns what it printed from the first on.
+    """
+    assert client.stdin is not None
+    assert client.stdout is not None
+    output, said = b"", 0
+    while True:
+        if output.count(sign) == said < 40:
+            client.stdin.write(command)
+            said += 1
+        read = await asyncio.wait_for(client.stdout.read(1 << 16), PEER_TIMEOUT)
+        if not read:
+            return output
+        output += read
+
+
+@needs_openssl
+@pytest.mark.parametrize(
+    ("version", "command", "sign", "count", "reason"),
+    [
+        ("-tls1_2", b"R\n", b"RENEGOTIATING", 1, "SSLV3_ALERT_HANDSHAKE_FAILURE"),
+        ("-tls1_3", b"k\n", b"KEYUPDATE", 33, "UNEXPECTED_MESSAGE"),
+        ("-tls1_3", b"K\n", b"KEYUPDATE", 33, "UNEXPECTED_MESSAGE"),
+    ],
+    ids=["renegotiation", "key updates", "key updates that ask for another"],
+)
+async def test_renegotiation_and_a_flood_of_key_updates_end_the_connection(
+    certificates: Certificates,
+    loop_name: str,
+    loop: Loop,
+    version: str,
+    command: bytes,
+    sign: bytes,
+    count: int,
+    reason: str,
 ) -> None:
     """OpenSSL's command line client sends what Python's module cannot."""
     async with Serving(certificates, loop_name) as serving:
-        option = "-tls1_2" if version is ssl.TLSVersion.TLSv1_2 else "-tls1_3"
         client = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-connect", f"{LOOPBACK}:{serving.address[1]}", option),
+            *("openssl", "s_client", "-connect", f"{LOOPBACK}:{serving.address[1]}", version),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        command = b"R\n" if version is ssl.TLSVersion.TLSv1_2 else b"K\n"
-        output, _ = await client.communicate(b"first\n" + command * 40)
-        assert b"CONNECTED" in output
-    assert serving.protocols[0].data.startswith(b"first\n")
+        assert client.stdin is not None
+        client.stdin.write(b"first\n")
+        await eventually(lambda: bool(serving.protocols))
+        protocol = serving.protocols[0]
+        assert await protocol.received(6) == b"first\n"
+        output = await say_until_the_end(client, command, sign)
+        await client.communicate()
+        failure = await protocol.called("connection_lost")
+        assert isinstance(failure, ssl.SSLError)
+        assert failure.reason == reason
+        # One more may have been on its way.
+        assert output.count(sign) - count in (0, 1)
+        assert (b"no renegotiation" in output) == (version == "-tls1_2")
+    assert protocol.data == b"first\n"
 
 
 @each_version
 async def test_nothing_is_lost_at_close(
     certificates: Certificates, loop_name: str, loop: Loop, version: ssl.TLSVersion
 ) -> None:
-    size = 8 << 20
+    data = random.Random(1).randbytes(8 << 20)
     context = on_loop(tls.server_context(certificates["good"][0].file), loop_name)
 
     class Sender(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
-            transport.write(bytes(size))
+            transport.write(data)
             transport.close()
 
     server = await loop.create_server(Sender, LOOPBACK, 0, ssl=context)
 
-    def receive() -> int:
+    def receive() -> bytes:
         with secured_socket(certificates, server.sockets[0].getsockname(), version) as secured:
-            return len(receive_until_eof(secured))
+            return receive_until_eof(secured)
 
-    assert await in_thread(receive) == size
+    # Compared as a fact: what pytest would show of two long strings takes minutes.
+    is_equal = await in_thread(receive) == data
+    assert is_equal
     server.close()
     await server.wait_closed()
 

@@ -89,13 +89,16 @@ impl RustlsObject {
         self.negotiated.get().is_some()
     }
 
-    /// Whether the handshake is over.
+    /// Whether the handshake is over. What the connection failed for since is told by [`Self::end`].
     ///
     /// # Errors
     /// What it failed for, once.
     pub(crate) fn handshake(&self, py: Python<'_>) -> PyResult<bool> {
-        self.raise_failure(py)?;
-        Ok(self.is_established())
+        let is_over = self.is_established();
+        if !is_over {
+            self.raise_failure(py)?;
+        }
+        Ok(is_over)
     }
 
     fn raise_failure(&self, py: Python<'_>) -> PyResult<()> {
