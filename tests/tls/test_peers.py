@@ -1,10 +1,13 @@
 """Other implementations as peers: OpenSSL's command line, and curl; and a scan of a server."""
 
 import asyncio
+import contextlib
+import queue
 import shutil
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +15,8 @@ import pytest
 from rloop import tls
 from support.certificates import HOST, Certificates
 from support.fast_tls import on_loop
-from support.peers import LOOPBACK
-from support.threads import in_thread
+from support.peers import LOOPBACK, receive_until_eof
+from support.threads import PEER_TIMEOUT, in_thread
 
 Loop = asyncio.AbstractEventLoop
 
@@ -47,7 +50,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.close()
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def serving(certificates: Certificates, loop_name: str, **wishes: Any) -> AsyncIterator[int]:
     """Serve with the fast engine; give the port."""
     context = on_loop(tls.server_context(certificates["good"][0].file, **wishes), loop_name)
@@ -95,6 +98,44 @@ async def test_another_loop_is_served(
         for context in (plain, remembering):
             answered = await in_thread(over_asyncio, (LOOPBACK, port), context)
             assert answered == "hello from the loop\n"
+
+
+def served_by_asyncio(
+    context: ssl.SSLContext, ports: queue.SimpleQueue[int], is_done: threading.Event
+) -> None:
+    """Serve on a loop of asyncio's own; call it in a thread."""
+
+    async def serve() -> None:
+        server = await asyncio.start_server(answer, LOOPBACK, 0, ssl=context)
+        async with server:
+            ports.put(server.sockets[0].getsockname()[1])
+            await asyncio.to_thread(is_done.wait, PATIENCE)
+
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(serve())
+
+
+async def test_another_loop_is_talked_to(
+    certificates: Certificates, loop_name: str, loop: Loop
+) -> None:
+    issued, name = certificates["good"]
+    plain = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    plain.load_cert_chain(issued.file)
+    client = on_loop(tls.client_context(certificates.trusted.file), loop_name)
+    for context in (plain, tls.server_context(issued.file)):
+        ports: queue.SimpleQueue[int] = queue.SimpleQueue()
+        is_done = threading.Event()
+        serving = in_thread(served_by_asyncio, context, ports, is_done)
+        port = await in_thread(ports.get, timeout=PATIENCE)
+        reader, writer = await asyncio.open_connection(
+            LOOPBACK, port, ssl=client, server_hostname=name
+        )
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).endswith(b"\r\n\r\nhello from the loop\n")
+        writer.close()
+        await writer.wait_closed()
+        is_done.set()
+        await serving
 
 
 def s_client(port: int, *options: str) -> tuple[str, ...]:
@@ -166,23 +207,67 @@ async def test_a_scan_finds_no_old_version(
     assert "Cipher is (NONE)" in output
 
 
-@needs_openssl
+def ciphers_of_tls_1_2() -> list[str]:
+    """Return every cipher that OpenSSL has, however weak."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers("ALL:COMPLEMENTOFALL:@SECLEVEL=0")
+    return [it["name"] for it in context.get_ciphers() if not it["name"].startswith("TLS_")]
+
+
+def agrees_upon(cipher: str, port: int) -> bool:
+    """Offer a server that one cipher; call it in a thread."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"{cipher}:@SECLEVEL=0")
+    raw = socket.create_connection((LOOPBACK, port), timeout=PEER_TIMEOUT)
+    with context.wrap_socket(raw, do_handshake_on_connect=False) as secured:
+        try:
+            secured.do_handshake()
+        except ssl.SSLError:
+            with socket.socket(fileno=secured.detach()) as refused:
+                # Until the server is done with it as well.
+                refused.settimeout(PEER_TIMEOUT)
+                with contextlib.suppress(OSError):
+                    refused.shutdown(socket.SHUT_WR)
+                    receive_until_eof(refused)
+            return False
+        agreed = secured.cipher()
+        return agreed is not None and agreed[0] == cipher
+
+
 async def test_a_scan_finds_no_weak_cipher(
     certificates: Certificates, loop_name: str, loop: Loop
 ) -> None:
-    _, listed = await run("openssl", "ciphers", "-tls1_2", "-s", "ALL:COMPLEMENTOFALL:@SECLEVEL=0")
-    accepted = set()
+    every = ciphers_of_tls_1_2()
+    assert len(every) > 50
     async with serving(certificates, loop_name) as port:
-        for cipher in listed.strip().split(":"):
-            if cipher.startswith("TLS_"):
-                continue
-            status, output = await run(
-                *s_client(port, "-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0")
-            )
-            if status == 0 and f"Cipher is {cipher}" in output:
-                accepted.add(cipher)
+        accepted = {cipher for cipher in every if await in_thread(agrees_upon, cipher, port)}
     assert accepted == {
         "ECDHE-ECDSA-AES256-GCM-SHA384",
         "ECDHE-ECDSA-AES128-GCM-SHA256",
         "ECDHE-ECDSA-CHACHA20-POLY1305",
+    }
+
+
+@needs_openssl
+async def test_a_scan_finds_the_strong_ciphers_of_tls_1_3(
+    certificates: Certificates, loop_name: str, loop: Loop
+) -> None:
+    accepted = set()
+    async with serving(certificates, loop_name) as port:
+        for cipher in (
+            "TLS_AES_256_GCM_SHA384",
+            "TLS_AES_128_GCM_SHA256",
+            "TLS_CHACHA20_POLY1305_SHA256",
+            "TLS_AES_128_CCM_SHA256",
+            "TLS_AES_128_CCM_8_SHA256",
+        ):
+            status, output = await run(*s_client(port, "-tls1_3", "-ciphersuites", cipher))
+            if status == 0 and f"Cipher is {cipher}" in output:
+                accepted.add(cipher)
+    assert accepted == {
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_CHACHA20_POLY1305_SHA256",
     }
