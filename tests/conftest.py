@@ -42,6 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many random programs tests/shards compares with asyncio (default: %(default)s)",
     )
     parser.addoption(
+        "--half-open",
+        type=int,
+        default=1_000,
+        metavar="N",
+        help="how many TLS handshakes tests/tls leaves half open at once (default: %(default)s)",
+    )
+    parser.addoption(
         "--rounds",
         type=int,
         default=1,
