@@ -3,6 +3,7 @@
 import array
 import asyncio
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -35,8 +36,11 @@ async def write_until_paused(protocol: RecordingProtocol) -> bytes:
 
 @both_versions
 async def test_a_peer_that_ends_its_side_first_still_gets_all_that_was_written(
-    authority: Authority, version: str
+    authority: Authority, loop_name: str, version: str
 ) -> None:
+    if loop_name == "asyncio" and (3, 12) <= sys.version_info < (3, 14):
+        # What waited in its TLS protocol is then to be sent by `_write_ready`, which is None.
+        pytest.skip("asyncio's selector transport forgets at close() how to go on writing")
     protocol = RecordingProtocol()
     async with connected_to_record_peer(protocol, authority, version) as (transport, peer):
         written = await write_until_paused(protocol)
