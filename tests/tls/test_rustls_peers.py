@@ -1,8 +1,8 @@
 """Another program's rustls as peer of both engines: ``crates/rloop-tls/examples/blocking_peer.rs``.
 
-Both sides present a certificate, agree upon a protocol, take up the session of an earlier connection
-and send a mebibyte each way before one of them ends the connection. The program fails if a stream
-ends without a close notification.
+Both sides present a certificate, agree upon a protocol, take up the session of an earlier
+connection and send a mebibyte each way before one of them ends the connection. The program fails if
+a stream ends without a close notification.
 """
 
 import asyncio
