@@ -217,15 +217,10 @@ class Condition(_Shared, asyncio.Condition):
         if not self.locked():
             raise RuntimeError("cannot wait on un-acquired lock")
         waiter = self._get_loop().create_future()
-        # In line before the lock is free: another shard may take it and notify at once.
         with self._mutex:
-            self._waiters.append(waiter)
-        try:
+            # No notify() comes between the two: it needs the mutex.
             self.release()
-        except BaseException:
-            with self._mutex:
-                self._waiters.remove(waiter)
-            raise
+            self._waiters.append(waiter)
         try:
             try:
                 try:

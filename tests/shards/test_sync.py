@@ -273,35 +273,6 @@ async def hammer_barrier(seed: int) -> None:
     assert not barrier.broken
 
 
-def test_who_takes_the_lock_of_a_condition_as_it_is_released_notifies_the_waiter(
-    run: Run[None],
-) -> None:
-    """On another shard that may be at once, before wait() has returned to its caller."""
-
-    class Contended(sync.Lock):
-        def release(self) -> None:
-            super().release()
-            if not changed:
-                changed.append("another shard took it")
-                take(self)
-                condition.notify_all()
-                super().release()
-
-    def take(lock: sync.Lock) -> None:
-        # There is no need to wait, so the coroutine ends at once.
-        with pytest.raises(StopIteration):
-            lock.acquire().send(None)
-
-    changed: list[str] = []
-    condition = sync.Condition(Contended())
-
-    async def main() -> None:
-        async with condition, asyncio.timeout(PEER_TIMEOUT):
-            await condition.wait_for(lambda: changed)
-
-    run(main())
-
-
 HAMMERS = {
     "Lock": hammer_lock,
     "Semaphore": hammer_semaphore,
