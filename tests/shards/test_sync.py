@@ -15,6 +15,7 @@ import pytest
 import rloop
 from rloop import sync
 from support.shards import Run, several_shards, shard_count
+from support.threads import PEER_TIMEOUT
 
 pytestmark = several_shards
 
