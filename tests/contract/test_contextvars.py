@@ -2,26 +2,24 @@
 
 import asyncio
 import contextvars
+import gc
 import os
 import signal
-import socket
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from support.peers import LOOPBACK, open_pair, stream_pair
-from support.protocols import (
-    RecordingDatagramProtocol,
-    RecordingProtocol,
-    RecordingSubprocessProtocol,
-)
+from support.peers import open_pair
 from support.threads import eventually, in_thread, turns
 
 Loop = asyncio.AbstractEventLoop
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+#: Before 3.12 the exception handler is called in the context in which the loop was run.
+HANDLED_IN = "{}" if sys.version_info >= (3, 12) else "unset"
 
 
 async def registered_in(name: str, register: Callable[[], object]) -> None:
@@ -138,82 +136,6 @@ async def test_a_task_keeps_its_context_across_every_kind_of_wait(loop: Loop) ->
         assert variable.get() == "unset"
 
 
-class ContextProtocol(RecordingProtocol):
-    """Notes the variable's value with each call."""
-
-    def __init__(self) -> None:
-        super().__init__(keep_open=True)
-        self.seen: dict[str, str] = {}
-
-    def note(self, name: str, value: Any = None) -> None:
-        self.seen[name] = variable.get()
-        super().note(name, value)
-
-
-async def test_protocol_methods_run_in_the_context_of_the_connecting_task(
-    loop: Loop, kind: str
-) -> None:
-    protocol = ContextProtocol()
-    ours, peer = stream_pair(kind)
-
-    async def connect() -> None:
-        variable.set("connector")
-        await loop.create_connection(lambda: protocol, sock=ours)
-
-    with peer:
-        await loop.create_task(connect())
-        variable.set("caller of write")
-        protocol.transport.write(bytes(8 << 20))
-        protocol.transport.write_eof()
-        receiving = in_thread(consume, peer)
-        peer.sendall(b"data")
-        peer.shutdown(socket.SHUT_WR)
-        await protocol.called("eof_received")
-        await protocol.called("resume_writing")
-        await receiving
-        protocol.transport.close()
-        await protocol.called("connection_lost")
-    assert protocol.seen == {
-        "connection_made": "connector",
-        "data_received": "connector",
-        "eof_received": "connector",
-        # Called by write(), so in its caller's context.
-        "pause_writing": "caller of write",
-        # The writer and the closing were registered by that caller too.
-        "resume_writing": "caller of write",
-        "connection_lost": "caller of write",
-    }
-
-
-def consume(sock: socket.socket) -> None:
-    """Read to the end of the stream."""
-    while sock.recv(1 << 20):
-        pass
-
-
-async def test_protocol_methods_of_a_server_run_in_the_context_of_create_server(
-    loop: Loop,
-) -> None:
-    protocol = ContextProtocol()
-
-    async def serve() -> asyncio.Server:
-        variable.set("server")
-        return await loop.create_server(lambda: protocol, "127.0.0.1", 0)
-
-    server = await loop.create_task(serve())
-    with socket.create_connection(server.sockets[0].getsockname()) as peer:
-        peer.sendall(b"data")
-        await protocol.called("data_received")
-    await protocol.called("eof_received")
-    protocol.transport.close()
-    await protocol.called("connection_lost")
-    server.close()
-    await server.wait_closed()
-    assert protocol.seen["connection_made"] == "server"
-    assert protocol.seen["data_received"] == "server"
-    assert protocol.seen["eof_received"] == "server"
-
-
 async def test_signal_handlers_run_in_the_context_of_their_registration(loop: Loop) -> None:
     seen: list[str] = []
     await registered_in(
@@ -239,85 +161,6 @@ async def test_the_context_is_not_entered_twice(loop: Loop) -> None:
     assert seen == ["later"]
 
 
-class ContextDatagramProtocol(RecordingDatagramProtocol):
-    """Also notes the variable at each call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, str] = {}
-
-    def note(self, name: str, value: Any = None) -> None:
-        self.seen[name] = variable.get()
-        super().note(name, value)
-
-
-async def test_datagram_protocol_methods_run_in_the_context_of_the_creating_task(
-    loop: Loop,
-) -> None:
-    protocol = ContextDatagramProtocol()
-
-    async def create() -> None:
-        variable.set("creator")
-        await loop.create_datagram_endpoint(lambda: protocol, local_addr=(LOOPBACK, 0))
-
-    await loop.create_task(create())
-    variable.set("caller")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        peer.sendto(b"data", protocol.transport.get_extra_info("sockname"))
-        await protocol.called("datagram_received")
-    protocol.transport.close()
-    await protocol.called("connection_lost")
-    assert protocol.seen == {
-        "connection_made": "creator",
-        "datagram_received": "creator",
-        "connection_lost": "caller",
-    }
-
-
-class ContextSubprocessProtocol(RecordingSubprocessProtocol):
-    """Also notes the variable at each call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: dict[str, str] = {}
-
-    def note(self, name: str, value: Any = None) -> None:
-        self.seen[name] = variable.get()
-        super().note(name, value)
-
-
-@pytest.mark.fails_on(
-    "asyncio",
-    reason="the thread that waits for the child has a context of its own",
-    when=sys.version_info < (3, 12),
-)
-async def test_subprocess_protocol_methods_run_in_the_context_of_the_creating_task(
-    loop: Loop,
-) -> None:
-    protocol = ContextSubprocessProtocol()
-
-    async def create() -> None:
-        variable.set("creator")
-        await loop.subprocess_exec(
-            lambda: protocol, sys.executable, "-c", "print('data')", stdin=None, stderr=None
-        )
-
-    await loop.create_task(create())
-    variable.set("caller")
-    await protocol.called("connection_lost")
-    protocol.transport.close()
-    assert protocol.seen == dict.fromkeys(
-        (
-            "connection_made",
-            "pipe_data_received",
-            "pipe_connection_lost",
-            "process_exited",
-            "connection_lost",
-        ),
-        "creator",
-    )
-
-
 async def test_what_follows_an_executors_function_runs_in_the_waiting_tasks_context(
     loop: Loop,
 ) -> None:
@@ -332,3 +175,117 @@ async def test_what_follows_an_executors_function_runs_in_the_waiting_tasks_cont
 
     await loop.create_task(wait())
     assert seen == ["waiter", "waiter"]
+
+
+async def test_an_executors_function_has_the_context_of_its_thread(loop: Loop) -> None:
+    inherited = getattr(sys.flags, "thread_inherit_context", 0)
+    variable.set("the first caller")
+    with ThreadPoolExecutor(1) as executor:
+        first = await loop.run_in_executor(executor, variable.get)
+        variable.set("the second caller")
+        second = await loop.run_in_executor(executor, variable.get)
+    assert {first, second} == {"the first caller" if inherited else "unset"}
+
+
+async def test_a_callback_from_another_thread_runs_in_the_context_of_that_thread(
+    loop: Loop,
+) -> None:
+    seen: list[str] = []
+
+    def hand_over() -> None:
+        variable.set("thread")
+        loop.call_soon_threadsafe(lambda: seen.append(variable.get()))
+
+    variable.set("loop")
+    await in_thread(hand_over)
+    await eventually(lambda: seen)
+    assert seen == ["thread"]
+
+
+async def test_a_generator_is_finished_in_the_context_in_which_it_was_dropped() -> None:
+    seen: list[str] = []
+
+    async def generate() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(0)
+            seen.append(variable.get())
+
+    async def begin() -> AsyncIterator[int]:
+        variable.set("begun")
+        generator = generate()
+        await anext(generator)
+        return generator
+
+    async def drop() -> None:
+        variable.set("dropped")
+        generators.clear()
+        gc.collect()
+
+    generators = [await asyncio.create_task(begin())]
+    await asyncio.create_task(drop())
+    await eventually(lambda: seen)
+    assert seen == ["dropped"]
+
+
+def fail(*_: object) -> None:
+    raise ValueError("on purpose")
+
+
+@pytest.mark.parametrize("method", SCHEDULERS)
+async def test_the_exception_handler_is_called_in_the_context_of_the_failed_callback(
+    loop: Loop, method: str
+) -> None:
+    seen: list[str] = []
+    loop.set_exception_handler(lambda _loop, _report: seen.append(variable.get()))
+    await registered_in("callback", lambda: SCHEDULERS[method](loop, fail))
+    await eventually(lambda: seen)
+    assert seen == [HANDLED_IN.format("callback")]
+
+
+async def test_the_exception_handler_is_called_in_the_context_of_the_failed_reader(
+    loop: Loop,
+) -> None:
+    seen: list[str] = []
+    with open_pair("unix") as (ours, peer):
+
+        def handle(_loop: Loop, _report: object) -> None:
+            seen.append(variable.get())
+            loop.remove_reader(ours)
+
+        loop.set_exception_handler(handle)
+        await registered_in("reader", lambda: loop.add_reader(ours, fail))
+        peer.send(b"x")
+        await eventually(lambda: seen)
+    assert seen == [HANDLED_IN.format("reader")]
+
+
+async def test_the_exception_handler_is_called_in_the_context_of_the_failed_signal_handler(
+    loop: Loop,
+) -> None:
+    seen: list[str] = []
+    loop.set_exception_handler(lambda _loop, _report: seen.append(variable.get()))
+    await registered_in("handler", lambda: loop.add_signal_handler(signal.SIGUSR1, fail))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    await eventually(lambda: seen)
+    loop.remove_signal_handler(signal.SIGUSR1)
+    assert seen == [HANDLED_IN.format("handler")]
+
+
+async def test_the_exception_handler_is_called_in_the_context_of_the_failed_task(
+    loop: Loop,
+) -> None:
+    seen: list[str] = []
+    loop.set_exception_handler(lambda _loop, _report: seen.append(variable.get()))
+
+    async def body() -> None:
+        variable.set("task")
+        fail()
+
+    task = loop.create_task(body())
+    await asyncio.wait([task])
+    variable.set("collector")
+    del task
+    gc.collect()
+    assert seen == ["task" if sys.version_info >= (3, 12) else "collector"]

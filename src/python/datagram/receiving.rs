@@ -39,7 +39,7 @@ impl DatagramTransport {
     pub(crate) fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         match Self::add_reader(slf) {
             Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_add_reader", error),
+            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
         }
     }
 
@@ -158,12 +158,12 @@ impl DatagramTransport {
         let py = slf.py();
         let sender = slf.get().sender_object(py, received.sender)?;
         let data = received.data.into_bound(py).into_any();
-        let called = ffi::in_context(path.context.bind(py), || {
-            path.datagram_received.call_with(&data, sender.bind(py))
-        });
+        let context = path.context.bind(py);
+        let called =
+            ffi::in_context(context, || path.datagram_received.call_with(&data, sender.bind(py)));
         match called {
             Ok(_) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_read_ready", error),
+            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
         }
     }
 
@@ -190,7 +190,7 @@ impl DatagramTransport {
         let called = ffi::in_context(context, || Self::error_received(slf, os_error(py, error)));
         match called {
             Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_read_ready", error),
+            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
         }
     }
 

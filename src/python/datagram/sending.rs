@@ -282,9 +282,10 @@ impl DatagramTransport {
         let Some(context) = context else {
             return Self::await_room(slf);
         };
-        match ffi::in_context(context.bind(py), || Self::flush(slf)) {
+        let context = context.bind(py);
+        match ffi::in_context(context, || Self::flush(slf)) {
             Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_sendto_ready", error),
+            Err(error) => Self::callback_failed(slf, "_sendto_ready", Some(context), error),
         }
     }
 

@@ -100,7 +100,7 @@ impl ReadPipeTransport {
     pub(crate) fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
         match Self::add_reader(slf) {
             Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_add_reader", error),
+            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
         }
     }
 
@@ -156,7 +156,7 @@ impl ReadPipeTransport {
                 });
                 match called {
                     Ok(()) => Ok(()),
-                    Err(error) => Self::callback_failed(slf, "_read_ready", error),
+                    Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
                 }
             }
             Outcome::HangUpIsOver => Self::renew(slf),
@@ -236,7 +236,7 @@ impl ReadPipeTransport {
         });
         match scheduled {
             Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_read_ready", error),
+            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
         }
     }
 

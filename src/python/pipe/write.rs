@@ -94,7 +94,7 @@ impl WritePipeTransport {
         }
         match Self::add_reader(slf) {
             Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_add_reader", error),
+            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
         }
     }
 

@@ -56,10 +56,10 @@ impl WritePipeTransport {
             Ok(Seen::Room) => Self::flush(slf, context),
             Ok(Seen::End) => Self::abandoned(slf, context),
             Ok(Seen::Nothing) => {
-                Self::renew(slf)?;
+                ffi::in_context(context, || Self::renew(slf))?;
                 Self::flush(slf, context)
             }
-            Err(error) => Self::write_failed(slf, error),
+            Err(error) => ffi::in_context(context, || Self::write_failed(slf, error)),
         }
     }
 
@@ -109,7 +109,7 @@ impl WritePipeTransport {
         })?;
         match outcome {
             Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_write_ready", error),
+            Err(error) => Self::callback_failed(slf, "_write_ready", Some(context), error),
         }
     }
 

@@ -11,28 +11,18 @@ use crate::python::transports::{Endpoint, Polled, Queueing, with_read_buffer};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyContext};
+use pyo3::types::PyBytes;
 use std::sync::Arc;
 
 /// What a read event led to.
 enum Received<'py> {
-    /// Nothing: the transport is not reading, or the event was stale.
-    Nothing,
-    /// Bytes for `data_received`; `more` is the next event, if the driver will not deliver it.
-    Data {
-        data: Bound<'py, PyBytes>,
-        more: Option<Event>,
-        path: Arc<ReadPath>,
-    },
+    /// Bytes for `data_received`; the event is the next one, if the driver will not deliver it.
+    Data(Bound<'py, PyBytes>, Option<Event>),
     /// The TLS protocol has taken the bytes, or failed to.
-    Decrypted {
-        taken: PyResult<()>,
-        more: Option<Event>,
-        path: Arc<ReadPath>,
-    },
+    Decrypted(PyResult<()>, Option<Event>),
     /// A buffered protocol has to be asked where to receive.
-    Wanted(Arc<ReadPath>),
-    End(Arc<ReadPath>),
+    Wanted,
+    End,
     Failed(std::io::Error),
 }
 
@@ -56,96 +46,82 @@ impl StreamTransport {
         let py = slf.py();
         let received = with_read_buffer(|buffer| {
             let state = slf.get().state.lock();
-            let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active())
-            else {
-                return Received::Nothing;
-            };
+            let objects = state.objects.as_ref().filter(|_| state.life.is_reader_active())?;
             let path = objects.read_path.clone();
             if matches!(path.receiver, Receiver::Buffered { .. }) {
-                return Received::Wanted(path);
+                return Some((path, Received::Wanted));
             }
             let (len, more) = match state.read(buffer) {
                 Ok(Read::Received(len)) => (len, None),
                 Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().place.event(Direction::Read))),
-                Ok(Read::NotReady) => return Received::Nothing,
-                Ok(Read::End) => return Received::End(path),
-                Err(error) => return Received::Failed(error),
+                Ok(Read::NotReady) => return None,
+                Ok(Read::End) => return Some((path, Received::End)),
+                Err(error) => return Some((path, Received::Failed(error))),
             };
             drop(state);
             if let Receiver::Tls(protocol) = &path.receiver
                 && let Some(taken) = protocol.get().decrypt(py, &buffer[..len])
             {
-                return Received::Decrypted { taken, more, path };
+                return Some((path, Received::Decrypted(taken, more)));
             }
-            Received::Data { data: PyBytes::new(py, &buffer[..len]), more, path }
+            Some((path, Received::Data(PyBytes::new(py, &buffer[..len]), more)))
         });
+        // Not the calls alone: who is told later of what ends here is told in this context, too.
+        received.map_or(Ok(()), |(path, received)| {
+            ffi::in_context(path.context.bind(py), || Self::pass_on(slf, received, &path))
+        })
+    }
+
+    /// Passes on what was received; the context is that of `path`.
+    fn pass_on(slf: &Bound<'_, Self>, received: Received<'_>, path: &ReadPath) -> PyResult<()> {
+        let py = slf.py();
         match received {
-            Received::Nothing => Ok(()),
-            Received::Data { data, more, path } => {
+            Received::Data(data, more) => {
                 slf.get().place.expect_event(more);
                 if data.as_bytes().is_empty() {
                     return Ok(());
                 }
-                let context = path.context.bind(py);
                 let (called, method) = match &path.receiver {
-                    Receiver::Streaming { data_received } => (
-                        ffi::in_context(context, || data_received.call(data.as_any()).map(|_| ())),
-                        "data_received",
-                    ),
-                    Receiver::Tls(protocol) => (
-                        ffi::in_context(context, || TlsProtocol::receive(protocol.bind(py), &data)),
-                        "buffer_updated",
-                    ),
+                    Receiver::Streaming { data_received } => {
+                        (data_received.call(data.as_any()).map(|_| ()), "data_received")
+                    }
+                    Receiver::Tls(protocol) => {
+                        (TlsProtocol::receive(protocol.bind(py), &data), "buffer_updated")
+                    }
                     Receiver::Buffered { .. } => return Ok(()),
                 };
-                match called {
-                    Ok(()) => Ok(()),
-                    Err(error) => Self::protocol_failed(slf, error, method),
-                }
+                called.or_else(|error| Self::protocol_failed(slf, error, method))
             }
-            Received::Decrypted { taken, more, path } => {
+            Received::Decrypted(taken, more) => {
                 slf.get().place.expect_event(more);
                 let Receiver::Tls(protocol) = &path.receiver else {
                     return Ok(());
                 };
-                let called = taken.and_then(|()| {
-                    ffi::in_context(path.context.bind(py), || TlsProtocol::go_on(protocol.bind(py)))
-                });
-                match called {
-                    Ok(()) => Ok(()),
-                    Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
-                }
+                taken
+                    .and_then(|()| TlsProtocol::go_on(protocol.bind(py)))
+                    .or_else(|error| Self::protocol_failed(slf, error, "buffer_updated"))
             }
-            Received::Wanted(path) => Self::receive_into(slf, &path),
-            Received::End(path) => Self::on_end(slf, path.context.bind(py)),
+            Received::Wanted => Self::receive_into(slf, path),
+            Received::End => Self::on_end(slf),
             Received::Failed(error) => {
                 Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport")
             }
         }
     }
 
-    pub(super) fn receive_into(slf: &Bound<'_, Self>, path: &ReadPath) -> PyResult<()> {
+    fn receive_into(slf: &Bound<'_, Self>, path: &ReadPath) -> PyResult<()> {
         let py = slf.py();
         let Receiver::Buffered { get_buffer, buffer_updated } = &path.receiver else {
             return Ok(());
         };
-        let (context, get_buffer, buffer_updated) =
-            (path.context.bind(py), get_buffer.bind(py), buffer_updated.bind(py));
-        let called = ffi::in_context(context, || {
-            let target = get_buffer.call1((-1,))?;
-            if target.len()? == 0 {
-                return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
-            }
-            Ok(target)
-        });
-        let target = match called {
+        let target = match Self::buffer_of(get_buffer.bind(py)) {
             Ok(target) => target,
             Err(error) => return Self::protocol_failed(slf, error, "get_buffer"),
         };
         let read = ffi::with_writable_bytes(&target, |bytes| slf.get().state.lock().read(bytes));
-        let (len, more) = match read.and_then(|read| read.or_os_error(slf.py())) {
+        let (len, more) = match read.and_then(|read| read.or_os_error(py)) {
             Ok(Read::NotReady) => return Ok(()),
-            Ok(Read::End) => return Self::on_end(slf, context),
+            Ok(Read::End) => return Self::on_end(slf),
             Ok(Read::Received(len)) => (len, None),
             Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().place.event(Direction::Read))),
             Err(error) => {
@@ -156,24 +132,33 @@ impl StreamTransport {
         if len == 0 {
             return Ok(());
         }
-        let called = ffi::in_context(context, || buffer_updated.call1((len,)));
-        match called {
+        match buffer_updated.call1(py, (len,)) {
             Ok(_) => Ok(()),
             Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
         }
     }
 
+    /// Asks the protocol where to receive.
+    fn buffer_of<'py>(get_buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let target = get_buffer.call1((-1,))?;
+        if target.len()? == 0 {
+            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+        }
+        Ok(target)
+    }
+
     /// The peer has shut down its side.
-    pub(super) fn on_end(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
+    fn on_end(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         Self::log(slf, "debug", "%r received EOF")?;
         let Some(protocol) = slf.get().protocol(py) else {
             return Ok(());
         };
-        let called = ffi::in_context(context, || {
-            protocol.bind(py).call_method0(intern!(py, "eof_received"))?.is_truthy()
-        });
-        match called {
+        let answer = protocol
+            .bind(py)
+            .call_method0(intern!(py, "eof_received"))
+            .and_then(|answer| answer.is_truthy());
+        match answer {
             Err(error) => Self::protocol_failed(slf, error, "eof_received"),
             // The protocol may go on to write, but there is nothing more to read.
             Ok(true) => {

@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::pyclass::boolean_struct::True;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyContext, PyDict, PyTuple};
 use pyo3::{PyClass, PyTypeInfo};
 use rloop_core::flow::{DEFAULT_HIGH, FlowChange, FlowControl};
 
@@ -151,12 +151,18 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
     }
 
     /// Deals with a protocol method that raised where asyncio lets the error reach the handle of the
-    /// transport's `callback`: the exception handler is told, and the transport goes on.
+    /// transport's `callback`: the exception handler is told, and the transport goes on. That handle
+    /// would have had `context`; without one it is the current one's copy.
     ///
     /// # Errors
     /// `SystemExit` and `KeyboardInterrupt`.
     #[cold]
-    fn callback_failed(slf: &Bound<'_, Self>, callback: &str, error: PyErr) -> PyResult<()> {
+    fn callback_failed(
+        slf: &Bound<'_, Self>,
+        callback: &str,
+        context: Option<&Bound<'_, PyContext>>,
+        error: PyErr,
+    ) -> PyResult<()> {
         let py = slf.py();
         if must_propagate(py, &error) {
             return Err(error);
@@ -169,7 +175,8 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         let callback = slf.as_any().getattr(callback)?;
         let arguments = PyTuple::empty(py);
         let (called, without) = (callback.clone().unbind(), arguments.clone().unbind());
-        let handle = Bound::new(py, Handle::new(&event_loop, called, without, None)?)?;
+        let context = context.map(|context| context.clone().unbind());
+        let handle = Bound::new(py, Handle::new(&event_loop, called, without, context)?)?;
         Handle::report(&handle, &callback, &arguments, error)
     }
 
