@@ -1,6 +1,7 @@
 """Ctrl-C: a real SIGINT in every phase of a program, each in a process of its own."""
 
 import signal
+import sys
 
 import pytest
 
@@ -8,11 +9,11 @@ from support.programs import run_program
 
 #: Sends SIGINT to this process, from the calling or from another thread. asyncio has no wake-up
 #: descriptor here: a signal that lands between its last bytecode and its wait is noticed with the
-#: next event only, so asyncio, and it alone, gets one.
+#: next event only, so it gets one, and so does every loop but TokioLoop.
 #: The other thread is started by one native call: threading.Thread.start() waits under a condition
 #: variable, and an interrupt there may come out as "RuntimeError: release unlocked lock".
 SEND = """
-import _thread, asyncio, contextlib, os, signal, sys, threading, time
+import _thread, asyncio, contextlib, operator, os, signal, sys, threading, time
 
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
@@ -21,7 +22,7 @@ def interrupt_from_a_thread():
     loop = asyncio.get_running_loop()
     def send():
         interrupt()
-        if isinstance(loop, asyncio.SelectorEventLoop) and type(loop).__module__ != "rloop.loop":
+        if type(loop).__module__ != "rloop.loop":
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(int)
     _thread.start_new_thread(send, ())
@@ -104,6 +105,115 @@ PHASES = {
         finally:
             release.set()
             loop.run_until_complete(loop.shutdown_default_executor())
+    """,
+    "the run is entered": """
+        # Native calls alone, so that the interrupt is still pending when the run begins.
+        list(map(operator.call, [_thread.interrupt_main, loop.run_forever]))
+    """,
+    "a native callback interrupts": """
+        loop.call_soon(_thread.interrupt_main)
+        loop.run_forever()
+    """,
+    "a native callback sleeps": """
+        loop.call_soon(interrupt_from_a_thread)
+        loop.call_soon(time.sleep, 20)
+        loop.run_forever()
+    """,
+    "a callback sleeps": """
+        def callback():
+            interrupt_from_a_thread()
+            time.sleep(20)
+        loop.call_soon(callback)
+        loop.run_forever()
+    """,
+    "asynchronous generators are shut down": """
+        async def generate():
+            try:
+                yield
+            finally:
+                interrupt()
+                while True:
+                    time.sleep(0)
+        async def begin():
+            await anext(generator)
+        generator = generate()
+        loop.run_until_complete(begin())
+        shutting_down = loop.create_task(loop.shutdown_asyncgens())
+        try:
+            loop.run_until_complete(shutting_down)
+        finally:
+            # What ended the generator reaches who waits for it, too.
+            with contextlib.suppress(KeyboardInterrupt):
+                loop.run_until_complete(shutting_down)
+    """,
+    "a generator that was dropped is finished": """
+        async def generate():
+            try:
+                yield
+            finally:
+                interrupt()
+                while True:
+                    time.sleep(0)
+        async def begin():
+            await anext(generator)
+        generator = generate()
+        loop.run_until_complete(begin())
+        del generator
+        loop.run_forever()
+    """,
+    "the default executor is shut down": """
+        release = threading.Event()
+        call = loop.run_in_executor(None, release.wait, 20)
+        shutting_down = loop.create_task(loop.shutdown_default_executor())
+        loop.call_soon(interrupt_from_a_thread)
+        try:
+            loop.run_until_complete(shutting_down)
+        finally:
+            release.set()
+            loop.run_until_complete(shutting_down)
+    """,
+    "a connection is made": """
+        import socket
+        ours, peer = socket.socketpair()
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport):
+                interrupt()
+                while True:
+                    time.sleep(0)
+        loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
+    """,
+    "a connection is lost": """
+        import socket
+        ours, peer = socket.socketpair()
+        class Protocol(asyncio.Protocol):
+            def connection_lost(self, error):
+                interrupt()
+                while True:
+                    time.sleep(0)
+        transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
+        peer.close()
+        loop.run_forever()
+    """,
+    "a server makes a protocol": """
+        import socket
+        def factory():
+            interrupt()
+            while True:
+                time.sleep(0)
+        server = loop.run_until_complete(loop.create_server(factory, "127.0.0.1", 0))
+        peer = socket.create_connection(server.sockets[0].getsockname())
+        try:
+            loop.run_forever()
+        finally:
+            server.close()
+    """,
+    "the loop is closed": """
+        spare = new_loop()
+        try:
+            list(map(operator.call, [_thread.interrupt_main, spare.close]))
+        finally:
+            spare.close()
+            assert spare.is_closed()
     """,
 }
 
@@ -261,3 +371,39 @@ loop.close()
 """
     outcome = run_program(program, loop_name)
     assert outcome.stdout == "main thread interrupted True\n", outcome.stderr
+
+
+@pytest.mark.only_on("rloop")
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="a loop of several threads needs 3.14")
+@pytest.mark.parametrize("busy", [(0, 1), (1,)], ids=["all are busy", "the main thread waits"])
+def test_ctrl_c_leaves_the_run_of_a_loop_of_several_threads(
+    loop_name: str, busy: tuple[int, ...]
+) -> None:
+    program = f"""{SEND}
+import rloop
+over = []
+
+def spin():
+    if not over:
+        loop.call_soon(spin)
+
+async def begin():
+    spin()
+
+async def begin_all():
+    for shard in {busy}:
+        await rloop.on_shard(shard, begin())
+    loop.call_soon(interrupt_from_a_thread)
+
+loop = rloop.new_event_loop(threads=2)
+beginning = loop.create_task(begin_all())
+try:
+    loop.run_forever()
+except KeyboardInterrupt:
+    assert not loop.is_running()
+    over.append(True)
+    print("interrupted", loop.run_until_complete(asyncio.sleep(0, "usable")))
+loop.close()
+"""
+    outcome = run_program(program, loop_name)
+    assert (outcome.returncode, outcome.stdout) == (0, "interrupted usable\n"), outcome.stderr
