@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from support.leaks import LeakGuard
-from support.threads import eventually, turns
+from support.threads import PEER_TIMEOUT, eventually, turns
 
 Loop = asyncio.AbstractEventLoop
 
@@ -36,26 +36,28 @@ async def test_an_abandoned_generator_is_finished_by_the_loop() -> None:
 async def test_a_generator_dropped_on_another_thread_is_finished_on_the_loop(
     loop: Loop,
 ) -> None:
-    threads: list[int] = []
+    finished: asyncio.Future[int] = loop.create_future()
 
     async def generate() -> AsyncGenerator[int, None]:
         try:
             yield 1
         finally:
-            threads.append(threading.get_ident())
+            finished.set_result(threading.get_ident())
 
     holder = [generate()]
     await anext(holder[0])
 
     def drop() -> None:
+        # By then the loop sleeps, most likely, and has to be woken.
+        threading.Event().wait(0.05)
         holder.clear()
         gc.collect()
 
     thread = threading.Thread(target=drop)
     thread.start()
+    async with asyncio.timeout(PEER_TIMEOUT):
+        assert await finished == threading.get_ident()
     thread.join()
-    await eventually(lambda: threads)
-    assert threads == [threading.get_ident()]
 
 
 def test_shutdown_asyncgens_closes_every_open_generator(loop: Loop) -> None:
