@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from support.leaks import LeakGuard
+from support.peers import stream_pair
 from support.protocols import RecordingProtocol
 from support.threads import eventually, in_thread, turns
 from support.tls import (
+    SERVER_NAME,
     TLS_VERSIONS,
     Authority,
     RecordPeer,
@@ -50,6 +52,35 @@ async def test_a_peer_that_ends_its_side_first_still_gets_all_that_was_written(
         received = await in_thread(peer.receive)
         assert len(received) == len(written)
         assert received == written
+        assert await protocol.called("connection_lost") is None
+
+
+async def test_the_shutdown_timeout_does_not_cut_off_what_was_written(
+    loop: asyncio.AbstractEventLoop, authority: Authority
+) -> None:
+    """It bounds the exchange of close notifications, not how long the peer takes to read."""
+    protocol = RecordingProtocol()
+    ours, sock = stream_pair("tcp")
+    peer = RecordPeer(sock, authority.server_context())
+    with sock:
+        shaking_hands = in_thread(peer.shake_hands)
+        await loop.create_connection(
+            lambda: protocol,
+            sock=ours,
+            ssl=authority.client_context(),
+            server_hostname=SERVER_NAME,
+            ssl_shutdown_timeout=0.05,
+        )
+        await shaking_hands
+        written = await write_until_paused(protocol)
+        await in_thread(peer.end)
+        await protocol.called("eof_received")
+        # Due after the timeout, had it gone on.
+        late = loop.create_future()
+        loop.call_later(0.2, late.set_result, None)
+        await late
+        assert not protocol.count("connection_lost")
+        assert await in_thread(peer.receive) == written
         assert await protocol.called("connection_lost") is None
 
 
