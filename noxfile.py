@@ -271,6 +271,7 @@ def differences(session: nox.Session) -> None:
     check_interpreter(session)
     install(session, "tests")
     install(session, "bench")
+    install(session, "peers")
     install_wheel(session)
     run_in(session, "tests", "python", "compare_loops.py", *session.posargs)
 
