@@ -45,8 +45,13 @@ mod _rloop {
     }
 
     #[pymodule_init]
-    fn add_methods(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        ffi::add_one_argument_method::<stream::Write>(module.py())?;
-        ffi::add_one_argument_method::<tls::Write>(module.py())
+    fn finish_classes(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        // Each callback makes an instance of one of these.
+        ffi::make_immortal::<Handle>(py);
+        ffi::make_immortal::<ThreadSafeHandle>(py);
+        ffi::make_immortal::<TimerHandle>(py);
+        ffi::add_one_argument_method::<stream::Write>(py)?;
+        ffi::add_one_argument_method::<tls::Write>(py)
     }
 }
