@@ -13,7 +13,7 @@ use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
 use crate::python::homes::Homes;
 use crate::python::imports;
 use crate::python::initialized::Initialized;
-use crate::python::owner::LoopOfShard;
+use crate::python::owner::Owner;
 use crate::python::shard::{Reading, Role, Shard, Work, driven_index, own_loop};
 use crate::python::sockets::{self, FilePart, Target};
 use crate::python::tasks;
@@ -92,12 +92,6 @@ impl EventLoop {
         }
     }
 
-    /// The loop as shard `home` refers to it, if this thread drives that shard of several.
-    pub(crate) fn own_loop(&self, py: Python<'_>, home: u16) -> Option<Py<LoopOfShard>> {
-        self.crew()?;
-        own_loop(py, self.number, home)
-    }
-
     /// The shard that runs what is scheduled without a home.
     pub(crate) fn main_shard(&self) -> &Arc<Shard> {
         &self.main
@@ -108,29 +102,33 @@ impl EventLoop {
     }
 
     /// Finds the home of a callback that is to run in `context`, or else in a copy of the current
-    /// one. The context names that home afterwards.
+    /// one, and what it refers to the loop by. The context names that home afterwards.
     pub(crate) fn home_for(
-        &self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         context: Option<Py<PyContext>>,
-    ) -> PyResult<(Py<PyContext>, u16)> {
-        let Some(crew) = self.crew() else {
-            return Ok((context.map_or_else(|| ffi::copy_context(py), Ok)?, 0));
+    ) -> PyResult<(Py<PyContext>, u16, Owner)> {
+        let py = slf.py();
+        let Some(crew) = slf.get().crew() else {
+            let context = context.map_or_else(|| ffi::copy_context(py), Ok)?;
+            return Ok((context, 0, Owner::new(slf, None, 0)));
         };
-        let here = driven_index(self.number);
-        let (context, named) = match context {
-            Some(context) => {
-                let named = crew.homes.of(context.bind(py), here)?;
-                (context, named)
-            }
-            None => (ffi::copy_context(py)?, crew.homes.of_current_context(py, here)?),
+        let is_given = context.is_some();
+        let context = context.map_or_else(|| ffi::copy_context(py), Ok)?;
+        let own = own_loop(py, slf.get().number, Some(context.bind(py)));
+        let here = own.as_ref().map(|(own, _)| own.get());
+        let named = match &own {
+            Some((own, true)) => Some(own.get().index),
+            _ if is_given => crew.homes.of(context.bind(py), here)?,
+            _ => crew.homes.of_current_context(py, here)?,
         };
-        if let Some(home) = named {
-            return Ok((context, home));
-        }
-        let home = here.unwrap_or(0);
-        crew.homes.set(context.bind(py), home)?;
-        Ok((context, home))
+        let home = if let Some(home) = named {
+            home
+        } else {
+            let home = here.map_or(0, |here| here.index);
+            crew.homes.set(context.bind(py), home)?;
+            home
+        };
+        Ok((context, home, Owner::new(slf, own.map(|(own, _)| own), home)))
     }
 
     /// The home of what the calling code makes: that of the current context, or else the shard of the
@@ -139,8 +137,10 @@ impl EventLoop {
         match self.crew() {
             None => Ok(0),
             Some(crew) => {
-                let here = driven_index(self.number);
-                Ok(crew.homes.of_current_context(py, here)?.or(here).unwrap_or(0))
+                let own = own_loop(py, self.number, None);
+                let here = own.as_ref().map(|(own, _)| own.get());
+                let named = crew.homes.of_current_context(py, here)?;
+                Ok(named.or(here.map(|here| here.index)).unwrap_or(0))
             }
         }
     }

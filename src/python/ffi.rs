@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyContext, PyTuple};
 use pyo3::{PyTypeInfo, ffi};
 use std::cell::Cell;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int, c_void};
 use std::mem::{ManuallyDrop, MaybeUninit};
 
 /// A thread that is detached from Python and attaches for short spells.
@@ -162,6 +162,47 @@ pub(crate) fn copy_context(py: Python<'_>) -> PyResult<Py<PyContext>> {
     // SAFETY: the call returns a new reference, or null with an exception set.
     let context = unsafe { Bound::from_owned_ptr_or_err(py, pointer) }?;
     Ok(context.cast_into::<PyContext>()?.unbind())
+}
+
+/// True if both contexts hold the same variables with the same values. May be false even so, if they
+/// were set in each.
+///
+/// A context and its copy refer to one mapping until a variable is set in either. To compare what they
+/// refer to costs half as much as to look a variable up. `own` must be a context of this thread;
+/// another thread may enter and leave `other`, because what that refers to is only compared.
+pub(crate) fn share_variables(own: &Bound<'_, PyContext>, other: &Bound<'_, PyContext>) -> bool {
+    /// What a context refers to besides the context that it was entered from, and how much that is.
+    struct Mapping {
+        object: *mut ffi::PyObject,
+        count: usize,
+    }
+    extern "C" fn find(object: *mut ffi::PyObject, mapping: *mut c_void) -> c_int {
+        // SAFETY: it is the one that is passed below, which nobody else uses meanwhile.
+        let mapping = unsafe { &mut *mapping.cast::<Mapping>() };
+        // SAFETY: what a context of this thread refers to is alive.
+        if unsafe { ffi::PyContext_CheckExact(object) } == 0 {
+            *mapping = Mapping { object, count: mapping.count + 1 };
+        }
+        0
+    }
+    extern "C" fn compare(object: *mut ffi::PyObject, mapping: *mut c_void) -> c_int {
+        // Ends the traversal when it is found.
+        c_int::from(object.cast() == mapping)
+    }
+    let class = PyContext::type_object_raw(own.py());
+    // SAFETY: it is a valid type object, which nobody writes to.
+    let Some(traverse) = (unsafe { (*class).tp_traverse }) else {
+        return false;
+    };
+    let mut mapping = Mapping { object: std::ptr::null_mut(), count: 0 };
+    // SAFETY: `own` is an object of that class, and `find` takes a pointer to a `Mapping`.
+    unsafe { traverse(own.as_ptr(), find, (&raw mut mapping).cast()) };
+    if mapping.count != 1 {
+        return false;
+    }
+    // SAFETY: `other` is an object of that class, and `compare` follows no pointer.
+    let found = unsafe { traverse(other.as_ptr(), compare, mapping.object.cast()) };
+    found != 0
 }
 
 /// The value of a context variable in the current context, as `ContextVar.get()` without a default.

@@ -90,7 +90,7 @@ impl Handle {
         context: Option<Py<PyContext>>,
     ) -> PyResult<Self> {
         let py = event_loop.py();
-        let (context, home) = event_loop.get().home_for(py, context)?;
+        let (context, home, owner) = EventLoop::home_for(event_loop, context)?;
         let source_traceback = if event_loop.get().is_debug() {
             let frame = imports::GET_FRAME.get(py)?.call1((0,))?;
             Some(imports::EXTRACT_STACK.get(py)?.call1((frame,))?.cast_into::<PyList>()?.unbind())
@@ -101,7 +101,7 @@ impl Handle {
             call: Mutex::new((Some(Call { callback, arguments }), None)),
             cancelled: AtomicBool::new(false),
             context,
-            owner: Owner::of(event_loop, home),
+            owner,
             source_traceback,
             running: None,
             home,
@@ -122,6 +122,10 @@ impl Handle {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn context(&self) -> &Py<PyContext> {
+        &self.context
     }
 
     /// The index of the shard this handle runs on.

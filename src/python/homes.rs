@@ -8,6 +8,7 @@
 //!
 //! A loop of one shard looks at none of this.
 
+use crate::python::owner::LoopOfShard;
 use crate::python::{ffi, imports};
 use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::intern;
@@ -31,34 +32,30 @@ impl Homes {
         Ok(Self { variable, by_index })
     }
 
-    /// The index that `value` says. `likely` is compared first, which is a third of the cost.
-    fn index(&self, value: &Bound<'_, PyAny>, likely: Option<u16>) -> Option<u16> {
-        let expected = likely.and_then(|index| self.by_index.get(usize::from(index)));
-        if expected.is_some_and(|expected| value.is(expected)) {
-            return likely;
-        }
-        value.extract().ok()
+    /// What a context that names shard `index` holds.
+    pub(crate) fn name(&self, py: Python<'_>, index: u16) -> Py<PyAny> {
+        self.by_index[usize::from(index)].clone_ref(py)
     }
 
-    /// The home that the current context names. `likely` is the caller's guess.
+    /// The home that the current context names. The shard of this thread, `here`, is the likely one.
     pub(crate) fn of_current_context(
         &self,
         py: Python<'_>,
-        likely: Option<u16>,
+        here: Option<&LoopOfShard>,
     ) -> PyResult<Option<u16>> {
         let value = ffi::context_variable(self.variable.bind(py))?;
-        Ok(value.and_then(|value| self.index(&value, likely)))
+        Ok(value.and_then(|value| index(&value, here)))
     }
 
-    /// The home that `context` names. `likely` is the caller's guess.
+    /// The home that `context` names. The shard of this thread, `here`, is the likely one.
     pub(crate) fn of(
         &self,
         context: &Bound<'_, PyContext>,
-        likely: Option<u16>,
+        here: Option<&LoopOfShard>,
     ) -> PyResult<Option<u16>> {
         // An item instead of `get()`: 280 instructions less, and a context has none only once.
         match context.get_item(&self.variable) {
-            Ok(value) => Ok(self.index(&value, likely)),
+            Ok(value) => Ok(index(&value, here)),
             Err(error) if error.is_instance_of::<PyKeyError>(context.py()) => Ok(None),
             Err(error) => Err(error),
         }
@@ -91,5 +88,13 @@ impl Homes {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// The index that `value` says. That of `here` is compared first, which is a third of the cost.
+fn index(value: &Bound<'_, PyAny>, here: Option<&LoopOfShard>) -> Option<u16> {
+    match here {
+        Some(here) if here.is_named_by(value) => Some(here.index),
+        _ => value.extract().ok(),
     }
 }

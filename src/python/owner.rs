@@ -12,22 +12,38 @@ use pyo3::prelude::*;
 
 /// The loop, for the handles that one thread makes during one run of a shard.
 #[pyclass(frozen, module = "rloop._rloop")]
-pub(crate) struct LoopOfShard(Py<EventLoop>);
+pub(crate) struct LoopOfShard {
+    event_loop: Py<EventLoop>,
+    /// The index of the shard, as contexts name it.
+    name: Py<PyAny>,
+    /// The index of the shard.
+    pub(crate) index: u16,
+}
 
 impl LoopOfShard {
     /// Makes one that belongs to this thread; `None` if all threads of the loop are this one.
-    pub(crate) fn create(event_loop: &Bound<'_, EventLoop>) -> PyResult<Option<Py<Self>>> {
-        if event_loop.get().crew().is_none() {
+    pub(crate) fn create(
+        event_loop: &Bound<'_, EventLoop>,
+        index: u16,
+    ) -> PyResult<Option<Py<Self>>> {
+        let py = event_loop.py();
+        let Some(crew) = event_loop.get().crew() else {
             return Ok(None);
-        }
-        Py::new(event_loop.py(), Self(event_loop.clone().unbind())).map(Some)
+        };
+        let name = crew.homes.name(py, index);
+        Py::new(py, Self { event_loop: event_loop.clone().unbind(), name, index }).map(Some)
+    }
+
+    /// True if `value`, found in a context, names this shard. May be false for an equal integer.
+    pub(crate) fn is_named_by(&self, value: &Bound<'_, PyAny>) -> bool {
+        self.name.is(value)
     }
 }
 
 #[pymethods]
 impl LoopOfShard {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.0)
+        visit.call(&self.event_loop)
     }
 }
 
@@ -38,16 +54,22 @@ pub(crate) enum Owner {
 }
 
 impl Owner {
-    /// The cheapest reference for something whose home is shard `home`.
-    pub(crate) fn of(event_loop: &Bound<'_, EventLoop>, home: u16) -> Self {
-        let own = event_loop.get().own_loop(event_loop.py(), home);
-        own.map_or_else(|| Self::Loop(event_loop.clone().unbind()), Self::Shard)
+    /// The cheapest reference for something whose home is shard `home`, made on the shard of `here`.
+    pub(crate) fn new(
+        event_loop: &Bound<'_, EventLoop>,
+        here: Option<Py<LoopOfShard>>,
+        home: u16,
+    ) -> Self {
+        match here {
+            Some(here) if here.get().index == home => Self::Shard(here),
+            _ => Self::Loop(event_loop.clone().unbind()),
+        }
     }
 
     pub(crate) fn event_loop(&self) -> &Py<EventLoop> {
         match self {
             Self::Loop(event_loop) => event_loop,
-            Self::Shard(own) => &own.get().0,
+            Self::Shard(own) => &own.get().event_loop,
         }
     }
 

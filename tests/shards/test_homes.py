@@ -229,6 +229,37 @@ def test_a_callback_without_a_home_runs_on_the_shard_that_scheduled_it(run: Run[
     run(main())
 
 
+def test_a_callback_runs_where_the_context_that_schedules_it_lives(run: Run[None]) -> None:
+    async def context_of_shard() -> contextvars.Context:
+        return contextvars.copy_context()
+
+    async def main() -> None:
+        contexts = await on_each_shard(context_of_shard)
+        loop = asyncio.get_running_loop()
+        names: asyncio.Queue[tuple[str, int, int]] = sync.Queue()
+        variable = contextvars.ContextVar("variable", default=0)
+
+        def note(how: str, expected: int) -> None:
+            names.put_nowait((how, expected, rloop.current_shard()))
+
+        def schedule() -> None:
+            # In one callback, by turns: here, elsewhere, and here with other variables.
+            for _ in range(2):
+                for shard, context in enumerate(contexts):
+                    context.run(loop.call_soon, note, "inside", shard)
+                    loop.call_soon(note, "given", shard, context=context.copy())
+                    context.run(loop.call_later, 0, note, "later", shard)
+                    loop.call_soon(note, "own", 0)
+                    variable.set(variable.get() + 1)
+
+        loop.call_soon(schedule)
+        for _ in range(8 * len(contexts)):
+            how, expected, found = await names.get()
+            assert found == expected, how
+
+    run(main())
+
+
 def test_calls_from_foreign_threads_run_on_shard_0_in_order(run: Run[None]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyContext;
 use rloop_core::inbox::{Inbox, Wake};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -50,12 +51,21 @@ pub(crate) fn driven_index(loop_number: u64) -> Option<u16> {
     (driven >> 16 == loop_number).then_some(driven as u16)
 }
 
-/// The loop as its shard `index` refers to it, if this thread drives that shard.
-pub(crate) fn own_loop(py: Python<'_>, loop_number: u64, index: u16) -> Option<Py<LoopOfShard>> {
-    let shard = shard_id(loop_number, index);
+/// The loop as the shard that this thread drives refers to it, if it is one of several of that loop;
+/// and whether `context` is known to name that shard.
+pub(crate) fn own_loop(
+    py: Python<'_>,
+    loop_number: u64,
+    context: Option<&Bound<'_, PyContext>>,
+) -> Option<(Py<LoopOfShard>, bool)> {
     RUNNING.with_borrow(|running| {
-        let running = running.as_ref().filter(|running| running.shard == shard)?;
-        running.own_loop.as_ref().map(|own| own.clone_ref(py))
+        let running = running.as_ref().filter(|running| running.shard >> 16 == loop_number)?;
+        let own = running.own_loop.as_ref()?.clone_ref(py);
+        let is_known = match (&running.local.known, context) {
+            (Some(known), Some(context)) => ffi::share_variables(known.bind(py), context),
+            _ => false,
+        };
+        Some((own, is_known))
     })
 }
 
@@ -386,7 +396,7 @@ pub(super) struct Seat<'a> {
 
 impl<'a> Seat<'a> {
     pub(super) fn take(shard: &'a Shard, event_loop: &Bound<'_, EventLoop>) -> PyResult<Self> {
-        let own_loop = LoopOfShard::create(event_loop)?;
+        let own_loop = LoopOfShard::create(event_loop, shard.index())?;
         let local = shard.parked.lock().take();
         let local =
             local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
