@@ -39,10 +39,12 @@ over = threading.Event()
 async def flooded(transport):
     loop = asyncio.get_running_loop()
 
-    def flood():
-        for _ in range(1_000_000):
+    def flood(sends_signal):
+        for count in range(1_000_000):
             if over.is_set():
                 return
+            if sends_signal and count == 10_000:
+                os.kill(os.getpid(), signal.{signal})
             transport.resume_reading()
         os._exit(3)
 
@@ -51,10 +53,9 @@ async def flooded(transport):
         over.set()
 
     loop.add_signal_handler(signal.SIGUSR1, finish)
-    threads = [threading.Thread(target=flood) for _ in range(2)]
+    threads = [threading.Thread(target=flood, args=(sends,)) for sends in (True, False)]
     for thread in threads:
         thread.start()
-    threading.Timer(0.01, os.kill, (os.getpid(), signal.{signal})).start()
     try:
         await asyncio.sleep(3600 if signal.{signal} == signal.SIGINT else 0)
         while not over.is_set():
