@@ -43,8 +43,6 @@ def test_importing_leaves_the_lock_off_and_warns_of_nothing() -> None:
     assert (outcome.returncode, outcome.stdout, outcome.stderr) == (0, "False\n", "")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
 @free_threaded_only
 @pytest.mark.skipif(not hasattr(sys, "_is_immortal"), reason="needs Python 3.14")
 def test_threads_do_not_count_references_to_the_classes_of_handles() -> None:
@@ -53,6 +51,8 @@ def test_threads_do_not_count_references_to_the_classes_of_handles() -> None:
         assert sys._is_immortal(getattr(_rloop, name)), name
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_eight_threads_wake_an_idle_loop_each_time_and_every_call_runs(loop: Loop) -> None:
     """Each thread hands over a thousand calls, then waits for the loop to have run them all."""
     lateness: list[float] = []
