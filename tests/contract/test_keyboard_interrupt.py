@@ -18,6 +18,11 @@ import _thread, asyncio, contextlib, operator, os, signal, sys, threading, time
 def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
+def be_interrupted():
+    interrupt()
+    while True:
+        time.sleep(0)
+
 def interrupt_from_a_thread():
     loop = asyncio.get_running_loop()
     def send():
@@ -28,24 +33,30 @@ def interrupt_from_a_thread():
     _thread.start_new_thread(send, ())
 """
 
+BEGIN_A_GENERATOR = """
+        async def generate():
+            try:
+                yield
+            finally:
+                be_interrupted()
+        async def begin():
+            await anext(generator)
+        generator = generate()
+        loop.run_until_complete(begin())
+"""
+
 PHASES = {
     "the loop waits for an event": """
         loop.call_soon(interrupt_from_a_thread)
         loop.run_forever()
     """,
     "a callback runs": """
-        def callback():
-            interrupt()
-            while True:
-                time.sleep(0)
-        loop.call_soon(callback)
+        loop.call_soon(be_interrupted)
         loop.run_forever()
     """,
     "a task step runs": """
         async def step():
-            interrupt()
-            while True:
-                time.sleep(0)
+            be_interrupted()
         loop.run_until_complete(step())
     """,
     "a timer is pending": """
@@ -59,9 +70,7 @@ PHASES = {
         peer.send(b"x")
         def read():
             loop.remove_reader(ours)
-            interrupt()
-            while True:
-                time.sleep(0)
+            be_interrupted()
         loop.add_reader(ours, read)
         loop.run_forever()
     """,
@@ -70,9 +79,7 @@ PHASES = {
         ours, peer = socket.socketpair()
         class Protocol(asyncio.Protocol):
             def data_received(self, data):
-                interrupt()
-                while True:
-                    time.sleep(0)
+                be_interrupted()
         transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
         peer.send(b"x")
         loop.run_forever()
@@ -126,18 +133,8 @@ PHASES = {
         loop.call_soon(callback)
         loop.run_forever()
     """,
-    "asynchronous generators are shut down": """
-        async def generate():
-            try:
-                yield
-            finally:
-                interrupt()
-                while True:
-                    time.sleep(0)
-        async def begin():
-            await anext(generator)
-        generator = generate()
-        loop.run_until_complete(begin())
+    "asynchronous generators are shut down": BEGIN_A_GENERATOR
+    + """
         shutting_down = loop.create_task(loop.shutdown_asyncgens())
         try:
             loop.run_until_complete(shutting_down)
@@ -146,18 +143,8 @@ PHASES = {
             with contextlib.suppress(KeyboardInterrupt):
                 loop.run_until_complete(shutting_down)
     """,
-    "a generator that was dropped is finished": """
-        async def generate():
-            try:
-                yield
-            finally:
-                interrupt()
-                while True:
-                    time.sleep(0)
-        async def begin():
-            await anext(generator)
-        generator = generate()
-        loop.run_until_complete(begin())
+    "a generator that was dropped is finished": BEGIN_A_GENERATOR
+    + """
         del generator
         loop.run_forever()
     """,
@@ -177,9 +164,7 @@ PHASES = {
         ours, peer = socket.socketpair()
         class Protocol(asyncio.Protocol):
             def connection_made(self, transport):
-                interrupt()
-                while True:
-                    time.sleep(0)
+                be_interrupted()
         loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
     """,
     "a connection is lost": """
@@ -187,20 +172,14 @@ PHASES = {
         ours, peer = socket.socketpair()
         class Protocol(asyncio.Protocol):
             def connection_lost(self, error):
-                interrupt()
-                while True:
-                    time.sleep(0)
+                be_interrupted()
         transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
         peer.close()
         loop.run_forever()
     """,
     "a server makes a protocol": """
         import socket
-        def factory():
-            interrupt()
-            while True:
-                time.sleep(0)
-        server = loop.run_until_complete(loop.create_server(factory, "127.0.0.1", 0))
+        server = loop.run_until_complete(loop.create_server(be_interrupted, "127.0.0.1", 0))
         peer = socket.create_connection(server.sockets[0].getsockname())
         try:
             loop.run_forever()
