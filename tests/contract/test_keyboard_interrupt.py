@@ -45,6 +45,8 @@ BEGIN_A_GENERATOR = """
         loop.run_until_complete(begin())
 """
 
+#: The two that sleep do so for a second: a signal that lands just before the system call does not
+#: interrupt it.
 PHASES = {
     "the loop waits for an event": """
         loop.call_soon(interrupt_from_a_thread)
@@ -123,13 +125,13 @@ PHASES = {
     """,
     "a native callback sleeps": """
         loop.call_soon(interrupt_from_a_thread)
-        loop.call_soon(time.sleep, 20)
+        loop.call_soon(time.sleep, 1)
         loop.run_forever()
     """,
     "a callback sleeps": """
         def callback():
             interrupt_from_a_thread()
-            time.sleep(20)
+            time.sleep(1)
         loop.call_soon(callback)
         loop.run_forever()
     """,

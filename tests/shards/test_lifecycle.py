@@ -31,10 +31,6 @@ async def tick(counts: list[int]) -> None:
         await asyncio.sleep(0)
 
 
-async def stop() -> None:
-    asyncio.get_running_loop().stop()
-
-
 def stop_and_run(make_loop: MakeLoop, threads: int, times: int) -> None:
     loop = make_loop()
     counts = [0] * threads
@@ -95,15 +91,24 @@ def test_nothing_runs_while_the_loop_is_stopped_10_000_times(
 
 def test_a_worker_may_stop_the_loop(make_loop: MakeLoop, threads: int) -> None:
     loop = make_loop()
+    stopped_by: list[int] = []
+
+    async def stop() -> None:
+        stopped_by.append(rloop.current_shard())
+        loop.stop()
 
     async def start(shard: int) -> asyncio.Future[None]:
         return rloop.on_shard(shard, stop())
 
     for number in range(60):
         future = loop.run_until_complete(start(number % threads))
-        if not future.done():
+        # Nothing runs now. Either the worker has stopped the run that is over as well, though its
+        # result may not have arrived, or it stops the next.
+        if len(stopped_by) == number:
             loop.run_forever()
+        assert len(stopped_by) == number + 1
         loop.run_until_complete(future)
+    assert stopped_by == [number % threads for number in range(60)]
     loop.close()
 
 
