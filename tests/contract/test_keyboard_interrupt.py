@@ -181,7 +181,11 @@ PHASES = {
     """,
     "a server makes a protocol": """
         import socket
-        server = loop.run_until_complete(loop.create_server(be_interrupted, "127.0.0.1", 0))
+        def make_protocol():
+            # On a loop of several threads this is a worker, which a signal does not interrupt.
+            interrupt()
+            return asyncio.Protocol()
+        server = loop.run_until_complete(loop.create_server(make_protocol, "127.0.0.1", 0))
         peer = socket.create_connection(server.sockets[0].getsockname())
         try:
             loop.run_forever()
