@@ -4,6 +4,19 @@ import pytest
 
 from support.programs import run_program
 
+HAND_OVER = """
+loop = new_loop()
+loop.set_debug({debug})
+started = threading.Event()
+def hammer():
+    while True:
+        loop.call_soon_threadsafe(started.set)
+for _ in range(2):
+    threading.Thread(target=hammer, daemon=True).start()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+started.wait()
+"""
+
 STATES = {
     "a loop that never ran": """
 loop = new_loop()
@@ -37,29 +50,8 @@ loop.call_soon(again)
 threading.Thread(target=loop.run_forever, daemon=True).start()
 started.wait()
 """,
-    "daemon threads that hand over callbacks": """
-loop = new_loop()
-started = threading.Event()
-def hammer():
-    while True:
-        loop.call_soon_threadsafe(started.set)
-for _ in range(2):
-    threading.Thread(target=hammer, daemon=True).start()
-threading.Thread(target=loop.run_forever, daemon=True).start()
-started.wait()
-""",
-    "daemon threads that hand over callbacks in debug mode": """
-loop = new_loop()
-loop.set_debug(True)
-started = threading.Event()
-def hammer():
-    while True:
-        loop.call_soon_threadsafe(started.set)
-for _ in range(2):
-    threading.Thread(target=hammer, daemon=True).start()
-threading.Thread(target=loop.run_forever, daemon=True).start()
-started.wait()
-""",
+    "daemon threads that hand over callbacks": HAND_OVER.format(debug=False),
+    "daemon threads that hand over callbacks in debug mode": HAND_OVER.format(debug=True),
     "a callback that never returns in a daemon thread": """
 loop = new_loop()
 started = threading.Event()
