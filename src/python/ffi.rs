@@ -164,13 +164,49 @@ pub(crate) fn copy_context(py: Python<'_>) -> PyResult<Py<PyContext>> {
     Ok(context.cast_into::<PyContext>()?.unbind())
 }
 
-/// True if both contexts hold the same variables with the same values. May be false even so, if they
-/// were set in each.
+/// A callback that runs: its context, which this thread has entered, and whose callback it is.
+#[derive(Clone, Copy)]
+struct OwnedCall {
+    context: *mut ffi::PyObject,
+    owner: *mut ffi::PyObject,
+}
+
+thread_local! {
+    /// The innermost callback that [`call_in_context_of`] runs on this thread.
+    static OWNED_CALL: Cell<Option<OwnedCall>> = const { Cell::new(None) };
+}
+
+/// Calls `callback(*arguments)` inside `context`, for [`shares_variables_with_call_of`] `owner`.
+pub(crate) fn call_in_context_of<'py, T>(
+    owner: &Bound<'py, T>,
+    context: &Bound<'py, PyContext>,
+    callback: &Bound<'py, PyAny>,
+    arguments: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    struct Restore(Option<OwnedCall>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            OWNED_CALL.set(self.0);
+        }
+    }
+    in_context(context, || {
+        let call = OwnedCall { context: context.as_ptr(), owner: owner.as_ptr() };
+        let _restore = Restore(OWNED_CALL.replace(Some(call)));
+        callback.call1(arguments)
+    })
+}
+
+/// True if a callback of `owner` runs on this thread, and `context` holds the same variables with the
+/// same values as the callback's. May be false even so, if they were set in each.
 ///
-/// A context and its copy refer to one mapping until a variable is set in either. To compare what they
-/// refer to costs half as much as to look a variable up. `own` must be a context of this thread;
-/// another thread may enter and leave `other`, because what that refers to is only compared.
-pub(crate) fn share_variables(own: &Bound<'_, PyContext>, other: &Bound<'_, PyContext>) -> bool {
+/// A context and its copy refer to one immutable mapping until a variable is set in either. To compare
+/// what they refer to costs half as much as to look a variable up. What that is, is asked of the way
+/// in which contexts are collected as garbage: they visit the context that they were entered from,
+/// and the mapping. If a version of CPython visits more than that, or less, nothing is shared.
+pub(crate) fn shares_variables_with_call_of<T>(
+    owner: &Bound<'_, T>,
+    context: &Bound<'_, PyContext>,
+) -> bool {
     /// What a context refers to besides the context that it was entered from, and how much that is.
     struct Mapping {
         object: *mut ffi::PyObject,
@@ -179,7 +215,7 @@ pub(crate) fn share_variables(own: &Bound<'_, PyContext>, other: &Bound<'_, PyCo
     extern "C" fn find(object: *mut ffi::PyObject, mapping: *mut c_void) -> c_int {
         // SAFETY: it is the one that is passed below, which nobody else uses meanwhile.
         let mapping = unsafe { &mut *mapping.cast::<Mapping>() };
-        // SAFETY: what a context of this thread refers to is alive.
+        // SAFETY: what a context refers to is alive while nobody changes the context.
         if unsafe { ffi::PyContext_CheckExact(object) } == 0 {
             *mapping = Mapping { object, count: mapping.count + 1 };
         }
@@ -189,19 +225,24 @@ pub(crate) fn share_variables(own: &Bound<'_, PyContext>, other: &Bound<'_, PyCo
         // Ends the traversal when it is found.
         c_int::from(object.cast() == mapping)
     }
-    let class = PyContext::type_object_raw(own.py());
+    let Some(call) = OWNED_CALL.get().filter(|call| call.owner == owner.as_ptr()) else {
+        return false;
+    };
+    let class = PyContext::type_object_raw(context.py());
     // SAFETY: it is a valid type object, which nobody writes to.
     let Some(traverse) = (unsafe { (*class).tp_traverse }) else {
         return false;
     };
     let mut mapping = Mapping { object: std::ptr::null_mut(), count: 0 };
-    // SAFETY: `own` is an object of that class, and `find` takes a pointer to a `Mapping`.
-    unsafe { traverse(own.as_ptr(), find, (&raw mut mapping).cast()) };
+    // SAFETY: `call_in_context_of` holds this context. Only who has entered a context changes it, which
+    // is this thread, and `find` takes a pointer to a `Mapping`.
+    unsafe { traverse(call.context, find, (&raw mut mapping).cast()) };
     if mapping.count != 1 {
         return false;
     }
-    // SAFETY: `other` is an object of that class, and `compare` follows no pointer.
-    let found = unsafe { traverse(other.as_ptr(), compare, mapping.object.cast()) };
+    // SAFETY: `context` is an object of that class. Another thread may change it meanwhile, but
+    // `compare` follows no pointer, and the mapping it looks for stays alive.
+    let found = unsafe { traverse(context.as_ptr(), compare, mapping.object.cast()) };
     found != 0
 }
 

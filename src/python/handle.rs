@@ -124,10 +124,6 @@ impl Handle {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    pub(crate) fn context(&self) -> &Py<PyContext> {
-        &self.context
-    }
-
     /// The index of the shard this handle runs on.
     pub(crate) fn home(&self) -> u16 {
         self.home
@@ -155,7 +151,15 @@ impl Handle {
             return Ok(());
         };
         let (callback, arguments) = (callback.into_bound(py), arguments.into_bound(py));
-        match ffi::call_in_context(this.context.bind(py), &callback, &arguments) {
+        let context = this.context.bind(py);
+        let called = match &this.owner {
+            // The context names the shard of `own`, and so do those that share its variables.
+            Owner::Shard(own) => {
+                ffi::call_in_context_of(own.bind(py), context, &callback, &arguments)
+            }
+            Owner::Loop(_) => ffi::call_in_context(context, &callback, &arguments),
+        };
+        match called {
             Ok(_) => Ok(()),
             Err(error) if must_propagate(py, &error) => Err(error),
             Err(error) => Self::report(slf, &callback, &arguments, error),

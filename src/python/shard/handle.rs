@@ -61,10 +61,8 @@ pub(crate) fn own_loop(
     RUNNING.with_borrow(|running| {
         let running = running.as_ref().filter(|running| running.shard >> 16 == loop_number)?;
         let own = running.own_loop.as_ref()?.clone_ref(py);
-        let is_known = match (&running.local.known, context) {
-            (Some(known), Some(context)) => ffi::share_variables(known.bind(py), context),
-            _ => false,
-        };
+        let is_known = context
+            .is_some_and(|context| ffi::shares_variables_with_call_of(own.bind(py), context));
         Some((own, is_known))
     })
 }

@@ -59,9 +59,6 @@ pub(super) struct Local {
     pub(super) unsent: VecDeque<(Py<TlsProtocol>, Py<PyContext>)>,
     /// Whether what is written now is sent later: something runs that this shard started.
     pub(super) gathers: bool,
-    /// A context that names this shard: that of the last callback that ran in this turn. Only for one
-    /// shard of several.
-    pub(super) known: Option<Py<PyContext>>,
 }
 
 impl Local {
@@ -79,7 +76,6 @@ impl Local {
             unchecked_turns: 0,
             unsent: VecDeque::new(),
             gathers: false,
-            known: None,
         }
     }
 

@@ -274,11 +274,7 @@ impl Shard {
     fn gathering(&self, py: Python<'_>, operation: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
         self.with_local(|local| local.gathers = true);
         let ran = operation();
-        let known = self.with_local(|local| {
-            local.gathers = false;
-            local.known.take()
-        });
-        drop(known);
+        self.with_local(|local| local.gathers = false);
         // What raised has not come to this.
         ran.and(self.send_unsent(py))
     }
@@ -307,20 +303,10 @@ impl Shard {
     /// Runs the `count` oldest items of the ready queue.
     fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> PyResult<()> {
         let py = event_loop.py();
-        let is_one_of_several = event_loop.get().crew().is_some();
         for _ in 0..count {
-            let popped = self.with_local(|local| {
-                let work = local.ready.pop_front()?;
-                let mut known = None;
-                if is_one_of_several && let Work::Run(handle) = &work {
-                    known = local.known.replace(handle.get().context().clone_ref(py));
-                }
-                Some((work, known))
-            });
-            let Some(Some((work, known))) = popped else {
+            let Some(Some(work)) = self.with_local(|local| local.ready.pop_front()) else {
                 break;
             };
-            drop(known);
             match work {
                 Work::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
                 Work::Operate(pending) => pending.retry(py)?,
