@@ -144,9 +144,9 @@ def _work(worker: _rloop.Worker) -> None:
         try:
             cast("TokioLoop", event_loop)._drive(worker.shard)
         finally:
-            worker.park(event_loop)
-            # The loop must not live because this thread waits.
+            # Once this thread is parked, the run may be over, and the loop let go of.
             del event_loop
+            worker.park()
 
 
 def disband_all() -> None:

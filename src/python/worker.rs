@@ -2,10 +2,11 @@
 //!
 //! A worker's thread lives as long as the loop does, because a task must finish on the thread that
 //! created it. Between runs it waits here, detached. It refers to the loop only while that runs, so
-//! that a loop which nobody closed can be collected.
+//! that a loop which nobody closed can be collected: it lets go before it says that it is parked.
 
 use crate::driving::process;
 use crate::python::event_loop::EventLoop;
+use crate::python::shard::Shard;
 use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 use std::sync::Arc;
@@ -89,11 +90,13 @@ impl Post {
 pub(crate) struct Worker {
     pub(crate) post: Arc<Post>,
     index: u16,
+    /// Shard 0 while the loop runs; only the worker's thread touches it.
+    leader: Mutex<Option<Arc<Shard>>>,
 }
 
 impl Worker {
     pub(crate) fn new(index: u16) -> Self {
-        Self { post: Arc::new(Post::new()), index }
+        Self { post: Arc::new(Post::new()), index, leader: Mutex::default() }
     }
 }
 
@@ -107,7 +110,7 @@ impl Worker {
 
     /// Waits for the loop to run, and returns it; `None` when the thread is to end.
     fn wait(&self, py: Python<'_>) -> Option<Py<EventLoop>> {
-        py.detach(|| {
+        let event_loop = py.detach(|| {
             let mut order = self.post.order.lock();
             loop {
                 match std::mem::replace(&mut *order, Order::Wait) {
@@ -119,14 +122,20 @@ impl Worker {
                     Order::Wait => self.post.changed.wait(&mut order),
                 }
             }
-        })
+        })?;
+        *self.leader.lock() = Some(Arc::clone(event_loop.get().main_shard()));
+        Some(event_loop)
     }
 
-    /// Says that the worker does not drive its shard any more.
-    fn park(&self, event_loop: &Bound<'_, EventLoop>) {
+    /// Says that the worker does not drive its shard any more, and does not refer to the loop: whoever
+    /// ran it may let go of it now.
+    fn park(&self) {
+        let leader = self.leader.lock().take();
         *self.post.is_running.lock() = false;
         self.post.parked.notify_all();
-        event_loop.get().main_shard().notify();
+        if let Some(leader) = leader {
+            leader.notify();
+        }
     }
 
     /// Ends the thread once it is parked.
