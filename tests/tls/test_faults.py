@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -20,6 +21,7 @@ import pytest
 from rloop import tls
 from support.certificates import HOST, Certificates
 from support.fast_tls import client_hello, on_loop
+from support.forged_records import ForgingClient
 from support.peers import LOOPBACK, receive_until_eof
 from support.protocols import RecordingProtocol
 from support.threads import PEER_TIMEOUT, eventually, in_thread
@@ -314,50 +316,14 @@ async def test_what_is_no_record_does_not_undo_the_handshake_before_it(
     assert bytes(protocol.data) == (b"last words" if loop_name == "rloop" else b"")
 
 
-async def say_until_the_end(
-    client: asyncio.subprocess.Process, command: bytes, sign: bytes
-) -> bytes:
-    """Give OpenSSL's client a command again whenever its sign was printed, until the client ends.
-
-    What it reads at once is one command, or data. Returns what it printed from the first on.
-    """
-    assert client.stdin is not None
-    assert client.stdout is not None
-    output, said = b"", 0
-    while True:
-        if output.count(sign) == said < 40:
-            client.stdin.write(command)
-            said += 1
-        read = await asyncio.wait_for(client.stdout.read(1 << 16), PEER_TIMEOUT)
-        if not read:
-            return output
-        output += read
-
-
 @needs_openssl
-@pytest.mark.parametrize(
-    ("version", "command", "sign", "count", "reason"),
-    [
-        ("-tls1_2", b"R\n", b"RENEGOTIATING", 1, "SSLV3_ALERT_HANDSHAKE_FAILURE"),
-        ("-tls1_3", b"k\n", b"KEYUPDATE", 33, "UNEXPECTED_MESSAGE"),
-        ("-tls1_3", b"K\n", b"KEYUPDATE", 33, "UNEXPECTED_MESSAGE"),
-    ],
-    ids=["renegotiation", "key updates", "key updates that ask for another"],
-)
-async def test_renegotiation_and_a_flood_of_key_updates_end_the_connection(
-    certificates: Certificates,
-    loop_name: str,
-    loop: Loop,
-    version: str,
-    command: bytes,
-    sign: bytes,
-    count: int,
-    reason: str,
+async def test_renegotiation_is_refused(
+    certificates: Certificates, loop_name: str, loop: Loop
 ) -> None:
-    """OpenSSL's command line client sends what Python's module cannot."""
+    """OpenSSL's command line client asks for what Python's module cannot ask for."""
     async with Serving(certificates, loop_name) as serving:
         client = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-connect", f"{LOOPBACK}:{serving.address[1]}", version),
+            *("openssl", "s_client", "-connect", f"{LOOPBACK}:{serving.address[1]}", "-tls1_2"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -367,15 +333,82 @@ async def test_renegotiation_and_a_flood_of_key_updates_end_the_connection(
         await eventually(lambda: bool(serving.protocols))
         protocol = serving.protocols[0]
         assert await protocol.received(6) == b"first\n"
-        output = await say_until_the_end(client, command, sign)
-        await client.communicate()
+        # Read at once with nothing else, it is a command.
+        output, _ = await asyncio.wait_for(client.communicate(b"R\n"), PEER_TIMEOUT)
         failure = await protocol.called("connection_lost")
         assert isinstance(failure, ssl.SSLError)
-        assert failure.reason == reason
-        # One more may have been on its way.
-        assert output.count(sign) - count in (0, 1)
-        assert (b"no renegotiation" in output) == (version == "-tls1_2")
+        assert failure.reason == "SSLV3_ALERT_HANDSHAKE_FAILURE"
+        assert b"RENEGOTIATING" in output
+        assert b"no renegotiation" in output
     assert protocol.data == b"first\n"
+
+
+#: How many updates of its key a peer may make before it sends data again.
+MOST_KEY_UPDATES = 32
+
+each_answer = pytest.mark.parametrize(
+    "answered", [False, True], ids=["key updates", "key updates that ask for another"]
+)
+
+
+@each_answer
+async def test_a_flood_of_key_updates_ends_the_connection(
+    certificates: Certificates, loop_name: str, loop: Loop, tmp_path: Path, answered: bool
+) -> None:
+    async with Serving(certificates, loop_name) as serving:
+
+        def flood() -> None:
+            with socket.create_connection(serving.address, timeout=PEER_TIMEOUT) as raw:
+                client = ForgingClient(raw, certificates.trusted.file, tmp_path / "keys")
+                raw.sendall(client.data(b"none"))
+                for words in (b", some", b", some"):
+                    raw.sendall(client.key_updates(MOST_KEY_UPDATES, answered=answered))
+                    raw.sendall(client.data(words))
+                raw.sendall(client.key_updates(MOST_KEY_UPDATES + 1, answered=answered))
+                with contextlib.suppress(ConnectionError):
+                    raw.sendall(client.data(b", too many"))
+                    receive_until_eof(raw)
+
+        await in_thread(flood)
+        protocol = serving.protocols[0]
+        failure = await protocol.called("connection_lost")
+        assert isinstance(failure, ssl.SSLError)
+        assert failure.reason == "UNEXPECTED_MESSAGE"
+    said = b"none, some, some"
+    if loop_name == "rloop":
+        assert protocol.data == said
+    else:
+        # asyncio's protocol drops what came before a failure in the same turn.
+        assert said.startswith(protocol.data)
+
+
+async def test_key_updates_are_not_answered_until_there_is_something_to_say(
+    certificates: Certificates, loop_name: str, loop: Loop, tmp_path: Path
+) -> None:
+    """A peer that asks for more answers than it reads would else have them pile up."""
+    rounds = 100
+    async with Serving(certificates, loop_name) as serving:
+        with socket.create_connection(serving.address, timeout=PEER_TIMEOUT) as raw:
+
+            def ask() -> None:
+                client = ForgingClient(raw, certificates.trusted.file, tmp_path / "keys")
+                for _ in range(rounds):
+                    raw.sendall(client.key_updates(MOST_KEY_UPDATES, answered=True))
+                    raw.sendall(client.data(b"?"))
+
+            def listen() -> bytes:
+                raw.shutdown(socket.SHUT_WR)
+                return receive_until_eof(raw)
+
+            await in_thread(ask)
+            protocol = serving.protocols[0]
+            assert await protocol.received(rounds) == b"?" * rounds
+            protocol.transport.write(b"!")
+            protocol.transport.close()
+            answered = await in_thread(listen)
+            assert await protocol.called("connection_lost") is None
+    # Two tickets, one answer to all the updates, what was written, and the end.
+    assert len(answered) < rounds * MOST_KEY_UPDATES
 
 
 @each_version

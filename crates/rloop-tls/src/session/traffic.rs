@@ -117,6 +117,14 @@ impl Fatal {
     }
 }
 
+/// What the peer has asked for, and gets before the next data, however often it asked (RFC 8446,
+/// 4.6.3): answers must not pile up for a peer that does not read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owed {
+    Nothing,
+    KeyUpdate,
+}
+
 /// Both directions of an established connection.
 pub(super) struct Traffic {
     kernel: Kernel,
@@ -131,6 +139,7 @@ pub(super) struct Traffic {
     peer_closed: bool,
     /// We have said that we send no more, or that the connection failed.
     closed: bool,
+    owed: Owed,
 }
 
 impl Traffic {
@@ -156,6 +165,7 @@ impl Traffic {
             handshake: Vec::new(),
             peer_closed: false,
             closed: false,
+            owed: Owed::Nothing,
         })
     }
 
@@ -166,7 +176,7 @@ impl Traffic {
     /// Bytes that `plaintext` becomes when it is sent: exactly, unless the key is renewed.
     pub(super) fn sealed_len(&self, plaintext: usize) -> usize {
         let records = plaintext.div_ceil(MAX_PLAINTEXT);
-        let renewal = if self.sending.suffices_for(records) {
+        let renewal = if self.sending.suffices_for(records) && self.owed == Owed::Nothing {
             0
         } else {
             self.sending.overhead() + KEY_UPDATE_LEN
@@ -210,7 +220,7 @@ impl Traffic {
     pub(super) fn seal(&mut self, plaintext: &[u8], output: &mut [u8]) -> Result<usize, TlsError> {
         let mut len = 0;
         for content in plaintext.chunks(MAX_PLAINTEXT) {
-            if self.sending.is_exhausted() {
+            if self.owed == Owed::KeyUpdate || self.sending.is_exhausted() {
                 len += self.renew_sending_key(&mut output[len..])?;
             }
             len += self
@@ -338,7 +348,7 @@ impl Traffic {
         control: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         match (&mut self.kernel, kind) {
-            (_, KEY_UPDATE) if self.is_tls13 => self.key_update_received(message, is_last, control),
+            (_, KEY_UPDATE) if self.is_tls13 => self.key_update_received(message, is_last),
             (Kernel::Client(kernel), NEW_SESSION_TICKET) if self.is_tls13 => {
                 kernel.handle_new_session_ticket(message).map_err(|_| Fatal::MALFORMED.into())
             }
@@ -354,12 +364,7 @@ impl Traffic {
         }
     }
 
-    fn key_update_received(
-        &mut self,
-        message: &[u8],
-        is_last: bool,
-        control: &mut Vec<u8>,
-    ) -> Result<(), Refusal> {
+    fn key_update_received(&mut self, message: &[u8], is_last: bool) -> Result<(), Refusal> {
         let is_answer_wanted = match message {
             [0] => false,
             [1] => true,
@@ -377,11 +382,8 @@ impl Traffic {
             self.kernel.next_receiving_secrets().map_err(|error| Fatal::internal(&error))?;
         self.receiving = Protection::new(&secrets, sequence, self.key_limit, true)
             .map_err(|error| Fatal::internal(&error))?;
-        if is_answer_wanted && !self.closed {
-            let start = control.len();
-            control.resize(start + KEY_UPDATE_LEN + self.sending.overhead(), 0);
-            let len = self.renew_sending_key(&mut control[start..]).map_err(|_| EXHAUSTED)?;
-            control.truncate(start + len);
+        if is_answer_wanted {
+            self.owed = Owed::KeyUpdate;
         }
         Ok(())
     }
@@ -396,6 +398,7 @@ impl Traffic {
         // the limit leaves room for.
         let len = self.sending.seal_last(ContentType::Handshake, &[KEY_UPDATE, 0, 0, 1, 0], output);
         self.sending = Protection::new(&secrets, sequence, self.key_limit, true)?;
+        self.owed = Owed::Nothing;
         Ok(len)
     }
 
