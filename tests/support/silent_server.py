@@ -1,11 +1,14 @@
 """A TLS server for test_half_open.py: a program of its own, which tells what it holds.
 
-``python -m support.silent_server CERTIFICATE ENGINE TIMEOUT`` listens on loopback with that limit
-for handshakes, in seconds, and prints its port. For each line that it reads it prints how many
-connections were made, how many are held, and its resident memory in bytes; it ends with its input.
+``python -m support.silent_server CERTIFICATE ENGINE TIMEOUT THREADS`` listens on loopback with
+that limit for handshakes, in seconds, and prints its port. For each line that it reads it prints
+how many connections were made, how many on the thread that had fewest, how many are held, its
+resident memory in bytes, its descriptors, and how often its exception handler was called. It ends
+with its input.
 """
 
 import asyncio
+import collections
 import resource
 import sys
 import weakref
@@ -26,20 +29,18 @@ def tell(*values: object) -> None:
     print(*values, flush=True)
 
 
-async def main(certificate: str, engine: str, timeout: float) -> None:
+async def main(certificate: str, engine: str, timeout: float, threads: int) -> None:
     """Serve until the input ends."""
     context = tls.server_context(certificate)
     if engine == "openssl":
         context.post_handshake_auth = True
     assert context.engine == engine
-    held: weakref.WeakSet[Silent] = weakref.WeakSet()
-    made = 0
+    # Every thread adds to it: nothing but what a list does in one step.
+    made: list[tuple[int, weakref.ref[Silent]]] = []
 
     def make() -> Silent:
-        nonlocal made
-        made += 1
         protocol = Silent()
-        held.add(protocol)
+        made.append((rloop.current_shard(), weakref.ref(protocol)))
         return protocol
 
     loop = asyncio.get_running_loop()
@@ -52,10 +53,20 @@ async def main(certificate: str, engine: str, timeout: float) -> None:
         tell(server.sockets[0].getsockname()[1])
         while await asyncio.to_thread(sys.stdin.readline):
             usage = measure()
-            tell(made, len(held), usage.resident_bytes, len(reports))
+            on_shards = collections.Counter(shard for shard, _ in made)
+            tell(
+                len(made),
+                min(on_shards[shard] for shard in range(threads)),
+                sum(protocol() is not None for _, protocol in made),
+                usage.resident_bytes,
+                usage.descriptors,
+                len(reports),
+            )
 
 
 if __name__ == "__main__":
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-    rloop.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    certificate, engine, timeout, threads = sys.argv[1:]
+    serving = main(certificate, engine, float(timeout), int(threads))
+    rloop.run(serving, threads=int(threads))
