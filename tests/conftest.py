@@ -49,6 +49,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many TLS handshakes tests/tls leaves half open at once (default: %(default)s)",
     )
     parser.addoption(
+        "--outcomes",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many of the 27 TLS connections of each kind tests/tls makes on two threads at "
+        "once (default: %(default)s)",
+    )
+    parser.addoption(
         "--rounds",
         type=int,
         default=1,

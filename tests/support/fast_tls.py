@@ -102,6 +102,13 @@ def over_bios(context: Context) -> Context:
     return context
 
 
+def as_openssl(context: Context) -> Context:
+    """Move the context to OpenSSL, and change nothing else."""
+    context._unsupported("a test")
+    assert context.engine == "openssl"
+    return context
+
+
 def client_hello(cafile: Path) -> bytes:
     """Return the bytes with which OpenSSL begins."""
     outgoing = ssl.MemoryBIO()

@@ -13,7 +13,7 @@ import pytest
 
 from rloop import tls
 from support.certificates import HOST, Certificates
-from support.fast_tls import on_loop
+from support.fast_tls import as_openssl, on_loop
 from support.peers import stream_pair
 from support.protocols import RecordingProtocol
 from support.threads import eventually
@@ -125,13 +125,6 @@ async def test_both_objects_tell_the_same(
                     theirs.pop("get_verified_chain", None)
                 different = {name for name in theirs if ours[name] != theirs[name]}
                 assert different <= TOLD_OTHERWISE
-
-
-def as_openssl(context: tls.Context) -> tls.Context:
-    """Move the context to OpenSSL, and change nothing else."""
-    context._unsupported("a test")
-    assert context.engine == "openssl"
-    return context
 
 
 def test_nothing_is_told_before_the_handshake(certificates: Certificates) -> None:
