@@ -98,6 +98,10 @@ _KNOWN_NAMES = frozenset(
 )
 
 
+# What is not passed on to the contexts of other certificates, which are chosen by the first.
+_OWN_SETTINGS = frozenset({"sni_callback", "_record", "wrap_bio", "wrap_socket"})
+
+
 class Refused(Exception):
     """Rustls cannot do what was asked; the message is the reason."""
 
@@ -131,6 +135,9 @@ class _Record:
     """Why it cannot be rustls any more."""
     named: list[tuple[str, list[Identity]]] = field(default_factory=list)
     own_sni_callback: Callable[..., object] | None = None
+    others: "list[Context]" = field(default_factory=list)
+    """What OpenSSL takes for `named`. A connection that it moves there keeps little of what it was
+    made with, so these are told whatever the context is told, but its own certificates."""
     tickets: bool = True
     resume: bool = False
     strict: bool = False
@@ -154,7 +161,14 @@ class Context(ssl.SSLContext):
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
+        if name not in _OWN_SETTINGS:
+            self._tell_others(lambda other: setattr(other, name, value))
         self._changed()
+
+    def _tell_others(self, tell: "Callable[[Context], object]") -> None:
+        record: _Record | None = self.__dict__.get("_record")
+        for other in record.others if record is not None else ():
+            tell(other)
 
     @property
     def engine(self) -> Engine:
@@ -195,6 +209,7 @@ class Context(ssl.SSLContext):
     ) -> None:
         """See :meth:`ssl.SSLContext.load_verify_locations`."""
         super().load_verify_locations(cafile, capath, cadata)
+        self._tell_others(lambda other: other.load_verify_locations(cafile, capath, cadata))
         if cafile is not None:
             self._record.trusted.append(_content(cafile))
         if capath is not None:
@@ -208,6 +223,7 @@ class Context(ssl.SSLContext):
     def set_default_verify_paths(self) -> None:
         """See :meth:`ssl.SSLContext.set_default_verify_paths`."""
         super().set_default_verify_paths()
+        self._tell_others(lambda other: other.set_default_verify_paths())
         paths = ssl.get_default_verify_paths()
         cafile = os.environ.get(paths.openssl_cafile_env, paths.openssl_cafile)
         if os.path.isfile(cafile):
@@ -220,17 +236,20 @@ class Context(ssl.SSLContext):
         """See :meth:`ssl.SSLContext.set_alpn_protocols`."""
         protocols = list(alpn_protocols)
         super().set_alpn_protocols(protocols)
+        self._tell_others(lambda other: other.set_alpn_protocols(protocols))
         self._record.alpn = [protocol.encode("ascii") for protocol in protocols]
         self._changed()
 
     def set_ciphers(self, cipherlist: str, /) -> None:
         """See :meth:`ssl.SSLContext.set_ciphers`."""
         super().set_ciphers(cipherlist)
+        self._tell_others(lambda other: other.set_ciphers(cipherlist))
         self._changed()
 
     def set_ecdh_curve(self, name: Any, /) -> None:
         """See :meth:`ssl.SSLContext.set_ecdh_curve`."""
         super().set_ecdh_curve(name)
+        self._tell_others(lambda other: other.set_ecdh_curve(name))
         self._record.groups = [os.fsdecode(name)]
         self._changed()
 
@@ -395,6 +414,7 @@ _original_new = ssl.SSLContext.__new__
 def _marking_method(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Context, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
+        self._tell_others(lambda other: original(other, *args, **kwargs))
         self._unsupported(f"{name}()")
         return result
 

@@ -70,6 +70,9 @@ def server_context(
         ValueError: if the context is strict and cannot be rustls'.
     """
     context = Context(ssl.PROTOCOL_TLS_SERVER)
+    if sni is not None:
+        # Before anything is asked of the context, which its other certificates have to be told.
+        _serve_by_name(context, sni)
     _set_defaults(context, minimum_version, maximum_version)
     context.load_cert_chain(certfile, keyfile, password)
     if client_ca is not None:
@@ -79,8 +82,6 @@ def server_context(
         context.set_alpn_protocols(alpn)
     if ciphers is not None:
         context.set_ciphers(ciphers)
-    if sni is not None:
-        _serve_by_name(context, sni)
     if not ticketer:
         context.options |= ssl.OP_NO_TICKET
     return _finished(context, strict)
@@ -202,6 +203,7 @@ def _serve_by_name(context: Context, sni: "Mapping[str, CertificateFiles]") -> N
     context.sni_callback = choose
     context._record.named = named
     context._record.own_sni_callback = choose
+    context._record.others = [other for _, other in others]
     context._changed()
 
 

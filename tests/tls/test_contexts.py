@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives import serialization
 
 from rloop import tls
 from support.certificates import HOST, Certificates
-from support.fast_tls import on_loop
+from support.fast_tls import as_openssl, on_loop
+from support.outcome_matrix import VERSIONS
 from support.tls_outcomes import Success, outcome_of
 
 Loop = asyncio.AbstractEventLoop
@@ -202,6 +203,117 @@ async def test_certificates_by_name(certificates: Certificates, loop_name: str, 
             outcome = await outcome_of(on_loop(client, loop_name), server, name)
             assert isinstance(outcome.client, Success)
             assert outcome.is_accepted
+
+
+#: What is asked of a server's context, what of a client's, and whether they come together.
+WISHES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "protocols": ({"alpn": ["h2"]}, {"alpn": ["h2"]}, True),
+    "other ciphers": (
+        {"ciphers": "ECDHE-ECDSA-AES256-GCM-SHA384"},
+        {
+            "ciphers": "ECDHE-ECDSA-AES128-GCM-SHA256",
+            "maximum_version": ssl.TLSVersion.TLSv1_2,
+        },
+        False,
+    ),
+    "a client's certificate": ({"verify": "required"}, {"certfile": "good"}, True),
+    "an unknown client's certificate": (
+        {"verify": "required"},
+        {"certfile": "unknown authority"},
+        False,
+    ),
+    "no client's certificate": ({"verify": "required"}, {}, False),
+}
+
+
+@pytest.mark.parametrize("wish", WISHES)
+@pytest.mark.parametrize("served_by", ["rustls", "openssl"])
+async def test_what_is_asked_holds_for_every_name(
+    certificates: Certificates, loop_name: str, loop: Loop, served_by: str, wish: str
+) -> None:
+    of_server, of_client, is_accepted = WISHES[wish]
+    if "certfile" in of_client:
+        of_client = {"certfile": certificates[of_client["certfile"]][0].file}
+    for name in (HOST, "one.example"):
+        other = certificates.made("one.example", lambda: certificates.trusted.issue("one.example"))
+        server = tls.server_context(
+            certificates["good"][0].file,
+            client_ca=certificates.trusted.file,
+            sni={"one.example": other.file},
+            **of_server,
+        )
+        if served_by == "rustls":
+            on_loop(server, loop_name)
+        else:
+            as_openssl(server)
+        client = tls.client_context(certificates.trusted.file, **of_client)
+        outcome = await outcome_of(as_openssl(client), server, name)
+        assert outcome.is_accepted == is_accepted
+        if isinstance(outcome.client, Success) and "alpn" in of_client:
+            assert outcome.client.alpn == "h2"
+
+
+async def test_what_is_asked_later_holds_for_every_name(
+    certificates: Certificates, loop_name: str, loop: Loop
+) -> None:
+    other = certificates.made("one.example", lambda: certificates.trusted.issue("one.example"))
+    server = tls.server_context(certificates["good"][0].file, sni={"one.example": other.file})
+    as_openssl(server)
+    client = as_openssl(tls.client_context(certificates.trusted.file, alpn=["h2"]))
+    server.set_alpn_protocols(["h2"])
+    outcome = await outcome_of(client, server, "one.example")
+    assert isinstance(outcome.client, Success)
+    assert outcome.client.alpn == "h2"
+    server.load_verify_locations(certificates.trusted.file)
+    server.verify_mode = ssl.CERT_REQUIRED
+    assert not (await outcome_of(client, server, "one.example")).is_accepted
+    client.load_cert_chain(certificates["good"][0].file)
+    assert (await outcome_of(client, server, "one.example")).is_accepted
+
+
+@pytest.mark.parametrize("limit", VERSIONS.values(), ids=VERSIONS)
+async def test_a_session_does_not_outlive_the_rules_it_was_made_by(
+    certificates: Certificates,
+    server: tls.Context,
+    loop_name: str,
+    loop: Loop,
+    limit: ssl.TLSVersion,
+) -> None:
+    """A client without a certificate has one, and comes back when certificates are demanded."""
+    client = on_loop(
+        tls.client_context(certificates.trusted.file, resume=True, maximum_version=limit), loop_name
+    )
+    on_loop(server, loop_name)
+    assert [await is_reused(client, server) for _ in range(2)] == [False, True]
+    demanding = on_loop(
+        tls.server_context(
+            certificates["good"][0].file, client_ca=certificates.trusted.file, verify="required"
+        ),
+        loop_name,
+    )
+    assert not (await outcome_of(client, demanding, HOST)).is_accepted
+    # The client has a session of it again.
+    await is_reused(client, server)
+    server.load_verify_locations(certificates.trusted.file)
+    server.verify_mode = ssl.CERT_REQUIRED
+    assert server.engine == "rustls"
+    assert not (await outcome_of(client, server, HOST)).is_accepted
+
+
+async def test_verify_flags_may_change_between_connections(
+    certificates: Certificates, server: tls.Context, loop_name: str, loop: Loop
+) -> None:
+    revoking = certificates.trusted.revoke(certificates["good"][0])
+    client = on_loop(tls.client_context(revoking), loop_name)
+    without_check = client.verify_flags
+    for flags, is_accepted in (
+        (without_check, True),
+        (without_check | ssl.VERIFY_CRL_CHECK_LEAF, False),
+        (without_check, True),
+    ):
+        client.verify_flags = flags
+        assert client.engine == "rustls"
+        assert (await outcome_of(client, server, HOST)).is_accepted == is_accepted
 
 
 async def test_sessions_are_resumed_if_asked(
