@@ -171,7 +171,10 @@ def _set_defaults(
     context: Context, minimum_version: ssl.TLSVersion, maximum_version: ssl.TLSVersion
 ) -> None:
     """Do what ssl.create_default_context() of this version of Python does."""
-    context.verify_flags = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).verify_flags
+    default = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.verify_flags = default.verify_flags
+    if default.keylog_filename is not None:
+        context.keylog_filename = default.keylog_filename
     context.minimum_version = minimum_version
     context.maximum_version = maximum_version
 

@@ -360,6 +360,16 @@ async def test_secrets_are_logged(
     }
 
 
+def test_secrets_are_logged_where_the_environment_says(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = str(tmp_path / "keys")
+    monkeypatch.setenv("SSLKEYLOGFILE", file)
+    assert ssl.create_default_context().keylog_filename == file
+    assert tls.client_context(certificates.trusted.file).keylog_filename == file
+    assert tls.server_context(certificates["good"][0].file).keylog_filename == file
+
+
 def test_contexts_of_one_side_are_not_the_other(server: tls.Context, client: tls.Context) -> None:
     assert server._make_rustls(server_side=False, server_hostname=HOST) is None
     assert client._make_rustls(server_side=True, server_hostname=None) is None
