@@ -61,7 +61,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="how often tests/shards forks and ends busy processes (default: %(default)s)",
+        help="how often tests/shards stops busy loops, forks and ends busy processes "
+        "(default: %(default)s)",
     )
 
 

@@ -20,6 +20,8 @@ from support.threads import eventually, turns
 
 pytestmark = several_shards
 
+RUNS_PER_ROUND = 300
+
 MakeLoop = Callable[[], rloop.TokioLoop]
 
 
@@ -77,16 +79,9 @@ async def to_coroutine(function: Callable[[], Any]) -> Any:
     return function()
 
 
+@pytest.mark.usefixtures("round_number")
 def test_nothing_runs_while_the_loop_is_stopped(make_loop: MakeLoop, threads: int) -> None:
-    stop_and_run(make_loop, threads, 300)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-def test_nothing_runs_while_the_loop_is_stopped_10_000_times(
-    make_loop: MakeLoop, threads: int
-) -> None:
-    stop_and_run(make_loop, threads, 10_000)
+    stop_and_run(make_loop, threads, RUNS_PER_ROUND)
 
 
 def test_a_worker_may_stop_the_loop(make_loop: MakeLoop, threads: int) -> None:
