@@ -4,8 +4,12 @@
 factory for everything that takes one, such as :class:`asyncio.Runner`.
 """
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError("rloop runs on Linux and on macOS, and not on Windows")
 
 from rloop import sync
 from rloop._shards import current_shard, on_shard, pinned, spawn

@@ -4,13 +4,14 @@
 //! fires whenever the other side has consumed something of it, which costs a wake-up per datagram;
 //! so room is asked for only while something is queued, by registering anew.
 //!
-//! A failure, such as an ICMP refusal, fires a write event: see [`Registration::arm_failure`].
+//! A failure, such as an ICMP refusal, fires a write event on Linux: see [`Registration::arm_failure`].
+//! On macOS it fires a read event, and the receipt tells how.
 
 use crate::driving::registration::{Armed, Event, Registration};
 use crate::sys;
 use crate::sys::datagrams::{BATCH, Buffers};
+use crate::sys::sockets::SEND;
 use rustix::io::Errno;
-use rustix::net::SendFlags;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, RawFd};
@@ -137,12 +138,11 @@ impl DatagramSocket {
     /// Sends a datagram to `address`, or to where the socket is connected. Returns false if there is
     /// no room for it.
     pub(crate) fn send(&self, data: &[u8], address: Option<&Address>) -> io::Result<bool> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let sent = sys::with_descriptor(self.fd, |socket| match address {
-            Some(Address::Inet(address)) => rustix::net::sendto(socket, data, flags, address),
-            Some(Address::Inet6(address)) => rustix::net::sendto(socket, data, flags, address),
+            Some(Address::Inet(address)) => rustix::net::sendto(socket, data, SEND, address),
+            Some(Address::Inet6(address)) => rustix::net::sendto(socket, data, SEND, address),
             Some(Address::Unix(_) | Address::Unnamed) => Err(Errno::DESTADDRREQ),
-            None => rustix::net::send(socket, data, flags),
+            None => rustix::net::send(socket, data, SEND),
         })?;
         match sent {
             Ok(_) => Ok(true),

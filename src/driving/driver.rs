@@ -1,37 +1,29 @@
-//! The driver of a shard: a tokio current-thread runtime, its wake-up, and the timerfd that makes
+//! The driver of a shard: a tokio current-thread runtime, its wake-up, and the alarm that makes
 //! deadlines exact.
 //!
 //! # Theory of operation
 //!
 //! A shard is the root future of `block_on`: one poll is one turn. The root future is polled after
-//! every return from `epoll_wait`, because the runtime's unpark hook wakes it; waking it from its
+//! every return from the kernel's wait, because the runtime's unpark hook wakes it; waking it from its
 //! own thread costs no system call. When a turn leaves work behind it wakes itself, and tokio then
 //! polls the kernel without blocking.
 //!
-//! tokio's own timers round to the millisecond, and so does `epoll_wait`. Deadlines therefore go
-//! to a timerfd in the same epoll set. It is edge-triggered there and never read: setting it again
-//! clears the old expiration. It is set only when the earliest deadline moves forward; one that
-//! moved back costs one early wake-up instead of a system call per cancelled timer.
+//! tokio's own timers round to the millisecond, and so does `epoll_wait`. Deadlines therefore go to
+//! an [`Alarm`], a descriptor that tokio watches. It is set only when the earliest deadline moves
+//! forward; one that moved back costs one early wake-up instead of a system call per cancelled timer.
 
-use crate::driving::clock;
+use crate::driving::alarm::Alarm;
 use crate::driving::registration::{self, Fired};
-use crate::sys;
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
 use tokio::task::coop;
 
-/// How many events one `epoll_wait` may return.
+/// How many events one wait may return.
 const EVENTS_PER_POLL: usize = 1024;
 
 /// True if tokio will not let this thread drive a runtime, because it does already.
@@ -123,7 +115,7 @@ impl Driver {
         })
     }
 
-    /// Makes a parked thread take a turn. Costs one write to an eventfd.
+    /// Makes a parked thread take a turn. Costs one system call.
     pub(crate) fn wake(&self) {
         if let Some(root) = self.root.get() {
             root.wake_by_ref();
@@ -152,29 +144,5 @@ impl Drop for Driver {
             // blocking tasks that a plain drop implies. There are none.
             runtime.shutdown_background();
         }
-    }
-}
-
-/// The timerfd of a shard.
-pub(crate) struct Alarm {
-    timer: AsyncFd<OwnedFd>,
-}
-
-impl Alarm {
-    fn new() -> io::Result<Self> {
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-        )?;
-        Ok(Self { timer: sys::register_owned(timer)? })
-    }
-
-    /// Ends the next park at `deadline`, in seconds on the loop's clock, instead of whatever was
-    /// set before.
-    pub(crate) fn set(&self, deadline: f64) -> io::Result<()> {
-        let value = clock::timespec_at_or_after(deadline);
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
-        Ok(())
     }
 }

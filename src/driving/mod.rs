@@ -1,5 +1,8 @@
 //! The driving ring: tokio, the clock and the sockets. It knows nothing of Python.
 
+#[cfg_attr(target_os = "linux", path = "alarm/timerfd.rs")]
+#[cfg_attr(target_os = "macos", path = "alarm/kqueue.rs")]
+pub(crate) mod alarm;
 pub(crate) mod clock;
 pub(crate) mod datagram;
 pub(crate) mod driver;

@@ -1,6 +1,6 @@
-//! A descriptor in the shard's epoll set.
+//! A descriptor in the shard's epoll set, or in its kqueue on macOS.
 //!
-//! tokio's epoll is edge-triggered: an event comes once, and the next one only after the descriptor
+//! tokio's is edge-triggered: an event comes once, and the next one only after the descriptor
 //! was drained. Whoever reads or writes through a registration keeps that contract: it calls
 //! [`Registration::drained`] once there is nothing left, which arms the wake-up, and queues another
 //! event for the next turn if there is.
@@ -161,7 +161,8 @@ impl Registration {
     /// Asks for a write event when the descriptor fails or, if it is registered for that, has room.
     /// Returns false if it has failed already, which tokio remembers until [`Registration::renew`].
     ///
-    /// epoll always reports a failure (`EPOLLERR`), and tokio takes it for a closed write side.
+    /// epoll always reports a failure (`EPOLLERR`), and tokio takes it for a closed write side; kqueue
+    /// reports one to whoever is registered for writing.
     pub(crate) fn arm_failure(&self) -> io::Result<bool> {
         let mut context = Context::from_waker(&self.on_writable);
         while let Poll::Ready(guard) = self.io().poll_write_ready(&mut context) {

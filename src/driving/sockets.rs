@@ -1,9 +1,10 @@
-//! System calls on sockets that the program owns. None of them blocks, whatever the socket's mode.
+//! System calls on sockets that the program owns. None of them blocks, whatever the socket's mode, as
+//! far as the system can promise that: see [`sys::sockets`].
 
 use crate::sys;
 use rustix::buffer::Buffer;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -17,7 +18,7 @@ pub(crate) fn receive<B: Buffer<u8>>(fd: RawFd, buffer: B) -> io::Result<Option<
 /// Sends what the kernel takes of `data`; `None` if it takes nothing yet.
 pub(crate) fn send(fd: RawFd, data: &[u8]) -> io::Result<Option<usize>> {
     unless_not_ready(sys::with_descriptor(fd, |fd| {
-        rustix::net::send(fd, data, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        rustix::net::send(fd, data, sys::sockets::SEND)
     })?)
 }
 
@@ -26,11 +27,11 @@ pub(crate) fn send(fd: RawFd, data: &[u8]) -> io::Result<Option<usize>> {
 pub(crate) fn send_file(
     fd: RawFd,
     file: RawFd,
-    mut offset: u64,
+    offset: u64,
     count: usize,
 ) -> io::Result<Option<usize>> {
     let sent = sys::with_descriptor(fd, |fd| {
-        sys::with_descriptor(file, |file| rustix::fs::sendfile(fd, file, Some(&mut offset), count))
+        sys::with_descriptor(file, |file| sys::sockets::send_file(fd, file, offset, count))
     })??;
     unless_not_ready(sent)
 }

@@ -1,12 +1,13 @@
 //! Streams of bytes: how a transport's reads and writes become system calls.
 //!
-//! A read that fills less than the buffer has drained the stream (epoll(7)), so the wake-up is armed
-//! again without a second call; every other outcome fires another event for the next turn.
+//! A read that fills less than the buffer has drained the stream (epoll(7), and kqueue fires for each
+//! arrival), so the wake-up is armed again without a second call; every other outcome fires another event for the next turn.
 
 use crate::driving::registration::{Armed, Registration};
+use crate::sys::sockets::SEND;
 use rloop_core::write_queue::WriteQueue;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, Shutdown};
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 use tokio::io::Interest;
@@ -123,14 +124,12 @@ impl StreamSocket {
 
 impl Sink for StreamSocket {
     fn write(&self, data: &[u8]) -> io::Result<usize> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        would_block_is_zero(rustix::net::send(self.0.io(), data, flags))
+        would_block_is_zero(rustix::net::send(self.0.io(), data, SEND))
     }
 
     fn write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut control = SendAncillaryBuffer::default();
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        would_block_is_zero(rustix::net::sendmsg(self.0.io(), slices, &mut control, flags))
+        would_block_is_zero(rustix::net::sendmsg(self.0.io(), slices, &mut control, SEND))
     }
 
     fn arm_write(&self) -> io::Result<()> {

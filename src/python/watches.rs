@@ -131,7 +131,8 @@ impl Watches {
     /// registry forget goes to `released`, so that the caller drops it when it holds no lock.
     ///
     /// # Errors
-    /// What epoll answers: `EPERM` for a descriptor that cannot be polled, `EBADF` for a closed one.
+    /// What the kernel answers: `EBADF` for a closed descriptor, and for one that cannot be polled
+    /// `EPERM` on Linux, `EINVAL` among others on macOS.
     pub(crate) fn set(
         &self,
         fd: RawFd,

@@ -57,11 +57,12 @@ pub(crate) fn disown(registered: &mut AsyncFd<Descriptor>) {
     *registered.get_mut() = Descriptor(-1);
 }
 
-/// Registers a descriptor that the result owns.
+/// Registers a descriptor that the result owns, and that is only ever readable: kqueue refuses to
+/// watch a kqueue for anything else.
 pub(crate) fn register_owned<T: AsRawFd + Into<std::os::fd::OwnedFd>>(
     fd: T,
 ) -> io::Result<AsyncFd<T>> {
     // SAFETY: `fd` is owned by the result, hence open for as long, and is not replaced in it.
-    let registered = unsafe { AsyncFd::register(fd) };
+    let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     registered.map_err(Into::into)
 }

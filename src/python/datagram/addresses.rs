@@ -35,7 +35,9 @@ pub(super) fn to_python<'py>(py: Python<'py>, address: &Address) -> PyResult<Bou
             let address = (host, address.port(), address.flowinfo(), address.scope_id());
             Ok(address.into_pyobject(py)?.into_any())
         }
-        Address::Unix(name) if name.first() == Some(&0) => Ok(PyBytes::new(py, name).into_any()),
+        Address::Unix(name) if cfg!(target_os = "linux") && name.first() == Some(&0) => {
+            Ok(PyBytes::new(py, name).into_any())
+        }
         Address::Unix(name) => {
             let path = CStr::from_bytes_until_nul(name).map_or(&**name, CStr::to_bytes);
             Ok(OsStr::from_bytes(path).into_pyobject(py)?.into_any())

@@ -6,7 +6,7 @@
 //! often as its share of the tick. Loops with one shard are not timed: there the price is most of
 //! what is left to gain, and nothing depends on which shard is busy.
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::driving::clock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A number that one thread writes.
@@ -32,8 +32,7 @@ impl Count {
 /// Nanoseconds on the kernel's coarse monotonic clock.
 #[expect(clippy::cast_sign_loss, reason = "a monotonic clock is not negative")]
 fn coarse_now() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    (now.tv_sec * 1_000_000_000 + now.tv_nsec) as u64
+    clock::coarse_nanoseconds() as u64
 }
 
 /// The counts of one shard.

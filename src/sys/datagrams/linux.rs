@@ -87,7 +87,7 @@ impl Buffers {
                 self.received = received.min(BATCH);
                 Ok(self.received)
             }
-            Err(_) => Err(last_error()),
+            Err(_) => Err(super::last_error()),
         }
     }
 
@@ -108,9 +108,4 @@ impl Buffers {
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
 const fn name_capacity() -> libc::socklen_t {
     MAX_NAME as libc::socklen_t
-}
-
-fn last_error() -> Errno {
-    let error = std::io::Error::last_os_error();
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }

@@ -3,26 +3,27 @@
 //! asyncio promises level-triggered callbacks on descriptors that the loop does not own: a callback
 //! may leave data behind, the program may close the descriptor without telling the loop, and may
 //! open another with the same number. tokio's registrations are edge-triggered and must not outlive
-//! their descriptor. So these descriptors live in an epoll set of their own, with the kernel's
-//! level-triggered semantics, the very one that `selectors.EpollSelector` uses, and only that set is
+//! their descriptor. So these descriptors live in a set of their own, with the kernel's level-triggered
+//! semantics, the very one that `selectors` uses on the system (epoll or kqueue), and only that set is
 //! registered with tokio.
 //!
 //! A callback of `add_reader` stays, so the kernel has to be asked again before the shard parks. A
-//! `sock_*` operation wants one event: then the kernel stops watching by itself (`EPOLLONESHOT`), the
-//! descriptor stays in the set, and the next operation on it asks again with one call. That call
-//! also notices if the number means another file by now, which no memory of ours could.
+//! `sock_*` operation wants one event: then the kernel stops watching by itself, and the next
+//! operation on the descriptor asks again with one call. That call also notices if the number means
+//! another file by now, which no memory of ours could.
 //!
 //! Cost: a wake-up of a callback takes two more system calls than a stream transport's, the look
 //! into this set and the look that finds it empty before the shard parks; that of an operation takes
 //! the look and the next request. A turn without such a wake-up pays nothing.
 
+#[cfg_attr(target_os = "linux", path = "epoll.rs")]
+#[cfg_attr(target_os = "macos", path = "kqueue.rs")]
+mod set;
+
 use crate::driving::registration::PollerEvent;
 use crate::sys;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::io::Errno;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use tokio::io::Interest;
@@ -36,18 +37,8 @@ const EVENTS_PER_LOOK: usize = 256;
 pub(crate) struct Watched {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// Until the first event only.
+    /// Until the first event only. A kqueue counts events of each direction apart.
     pub(crate) once: bool,
-}
-
-impl Watched {
-    fn flags(self) -> EventFlags {
-        let mut flags = EventFlags::empty();
-        flags.set(EventFlags::IN, self.readable);
-        flags.set(EventFlags::OUT, self.writable);
-        flags.set(EventFlags::ONESHOT, self.once);
-        flags
-    }
 }
 
 /// Names a descriptor in its events: its number, and a counter that tells apart what had the number
@@ -63,12 +54,13 @@ pub(crate) struct Token {
 const ONCE: u64 = 1 << 31;
 
 impl Token {
-    fn data(self, watched: Watched) -> EventData {
+    /// What the kernel hands back with each event.
+    fn data(self, watched: Watched) -> u64 {
         debug_assert!(self.fd >= 0);
-        #[expect(clippy::cast_sign_loss, reason = "a descriptor that epoll takes is not negative")]
+        #[expect(clippy::cast_sign_loss, reason = "a descriptor that is watched is not negative")]
         let low = u64::from(self.fd as u32);
         let once = if watched.once { ONCE } else { 0 };
-        EventData::new_u64(u64::from(self.generation) << 32 | once | low)
+        u64::from(self.generation) << 32 | once | low
     }
 
     fn from_data(data: u64) -> Self {
@@ -81,11 +73,18 @@ pub(crate) struct Ready {
     pub(crate) token: Token,
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The kernel has stopped watching it.
+    /// The kernel has stopped watching it, or this direction of it.
     pub(crate) was_last: bool,
 }
 
-/// The epoll set.
+impl Ready {
+    /// What an event says that came with the `data` of its request.
+    fn new(data: u64, readable: bool, writable: bool) -> Self {
+        Self { token: Token::from_data(data), readable, writable, was_last: data & ONCE != 0 }
+    }
+}
+
+/// The set of watched descriptors.
 pub(crate) struct Poller {
     set: AsyncFd<OwnedFd>,
     on_ready: Waker,
@@ -94,72 +93,30 @@ pub(crate) struct Poller {
 impl Poller {
     /// Creates the set; the caller has entered the runtime.
     pub(crate) fn new() -> io::Result<Self> {
-        let set = sys::register_owned(epoll::create(CreateFlags::CLOEXEC)?)?;
+        let set = sys::register_owned(set::create()?)?;
         Ok(Self { set, on_ready: Arc::new(PollerEvent).into() })
     }
 
-    /// Adds a descriptor. Like epoll, refuses what cannot be polled with `EPERM`.
+    /// Adds a descriptor. Refuses what cannot be polled as the kernel does.
     pub(crate) fn add(&self, token: Token, watched: Watched) -> io::Result<()> {
-        match self.try_add(token, watched)? {
-            Err(Errno::EXIST) => Ok(self.try_modify(token, watched)??),
-            added => Ok(added?),
-        }
+        set::add(self.set.as_fd(), token, watched)
     }
 
     /// Changes what is watched. A number that was closed and opened again since is added anew.
     pub(crate) fn modify(&self, token: Token, watched: Watched) -> io::Result<()> {
-        match self.try_modify(token, watched)? {
-            Err(Errno::NOENT) => Ok(self.try_add(token, watched)??),
-            modified => Ok(modified?),
-        }
-    }
-
-    fn try_add(&self, token: Token, watched: Watched) -> io::Result<rustix::io::Result<()>> {
-        sys::with_descriptor(token.fd, |fd| {
-            epoll::add(&self.set, fd, token.data(watched), watched.flags())
-        })
-    }
-
-    fn try_modify(&self, token: Token, watched: Watched) -> io::Result<rustix::io::Result<()>> {
-        sys::with_descriptor(token.fd, |fd| {
-            epoll::modify(&self.set, fd, token.data(watched), watched.flags())
-        })
+        set::modify(self.set.as_fd(), token, watched)
     }
 
     /// Removes a descriptor. One that is closed already left the set by itself.
     pub(crate) fn remove(&self, fd: RawFd) -> io::Result<()> {
-        match sys::with_descriptor(fd, |fd| epoll::delete(&self.set, fd))? {
-            Ok(()) | Err(Errno::NOENT | Errno::BADF | Errno::PERM) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        set::remove(self.set.as_fd(), fd)
     }
 
     /// Hands every ready descriptor to `sink`. Returns false if none is left: then, and only then, an
     /// event comes when there is one.
     pub(crate) fn look(&self, mut sink: impl FnMut(Ready)) -> io::Result<bool> {
-        let mut may_be_left = false;
         let looked = self.set.try_io(Interest::READABLE, |set| {
-            let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_LOOK];
-            let (events, _) = match epoll::wait(set, &mut buffer, Some(&ZERO)) {
-                Err(Errno::INTR) => {
-                    may_be_left = true;
-                    return Ok(());
-                }
-                result => result?,
-            };
-            may_be_left = events.len() == EVENTS_PER_LOOK;
-            for event in events {
-                let (flags, data) = (event.flags, event.data.u64());
-                let was_last = data & ONCE != 0;
-                may_be_left |= !was_last;
-                // An error or a hang-up is reported to both callbacks, as selectors does.
-                sink(Ready {
-                    token: Token::from_data(data),
-                    readable: flags.intersects(!EventFlags::OUT),
-                    writable: flags.intersects(!EventFlags::IN),
-                    was_last,
-                });
-            }
+            let may_be_left = set::take(set.as_fd(), &mut sink)?;
             if may_be_left { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
         });
         match looked {
@@ -172,5 +129,3 @@ impl Poller {
         }
     }
 }
-
-const ZERO: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
