@@ -35,6 +35,8 @@ SOURCE_DATE_EPOCH = "315532800"
 COMPATIBILITY = "manylinux2014"
 GLIBC = "2.17"
 """The oldest C library that wheels for Linux run on: also the oldest that Rust runs on."""
+MACOS = "11.0"
+"""The oldest macOS that wheels for it run on: also the oldest on Apple silicon."""
 
 UNWINDER = Path("target", "unwinder")
 """Where the stand-in for libgcc_s is made; relative to the sources (see unwinder.py)."""
@@ -59,6 +61,7 @@ def build_environment(source: Path, inherited: Mapping[str, str]) -> dict[str, s
     return kept | {
         "CARGO_ENCODED_RUSTFLAGS": "\x1f".join(flags),
         "CARGO_TARGET_DIR": str(target),
+        "MACOSX_DEPLOYMENT_TARGET": MACOS,
         "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,
     }
 

@@ -59,6 +59,9 @@ def test_variables_that_change_the_code_are_taken_out(name: str) -> None:
     assert environment["PATH"] == "/bin"
 
 
-def test_the_time_is_always_the_same() -> None:
-    inherited = {"CARGO_HOME": "/cargo", "SOURCE_DATE_EPOCH": "1795366993"}
-    assert build_environment(SOURCE, inherited)["SOURCE_DATE_EPOCH"] == "315532800"
+@pytest.mark.parametrize(
+    ("name", "value"), [("SOURCE_DATE_EPOCH", "315532800"), ("MACOSX_DEPLOYMENT_TARGET", "11.0")]
+)
+def test_the_time_and_the_oldest_macos_are_always_the_same(name: str, value: str) -> None:
+    inherited = {"CARGO_HOME": "/cargo", name: "1795366993"}
+    assert build_environment(SOURCE, inherited)[name] == value

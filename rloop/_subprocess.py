@@ -5,8 +5,8 @@ belong to the event loop policy, where a program may have put any of them, and s
 handler of SIGCHLD, start a thread for each child, or reap children that are not the loop's.
 
 A loop watches the pidfd of each of its children, and reaps exactly the process that the pidfd is
-of. Where there is no pidfd (an old kernel, a sandbox, no descriptor left), a thread waits for the
-child, as asyncio does there.
+of. Where there is no pidfd (macOS, an old kernel, a sandbox, no descriptor left), a thread waits
+for the child, as asyncio does there.
 """
 
 import asyncio

@@ -114,3 +114,19 @@ loop.close()
 def test_the_policy_makes_tokio_loops() -> None:
     outcome = run_program(POLICY, "rloop")
     assert (outcome.returncode, outcome.stdout) == (0, "TokioLoop\n"), outcome.stderr
+
+
+WINDOWS = """
+import sys
+sys.platform = "win32"
+try:
+    import rloop
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_windows_is_told_that_it_is_not_supported() -> None:
+    outcome = run_program(WINDOWS, "asyncio")
+    expected = "rloop runs on Linux and on macOS, and not on Windows\n"
+    assert (outcome.returncode, outcome.stdout) == (0, expected), outcome.stderr
