@@ -85,6 +85,7 @@ async def test_addresses_are_tried_in_turn_until_one_answers(
         assert await connect_and_close(loop, "name", 1) == answering
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 async def test_different_failures_are_joined_in_one_message(
     loop: Loop, monkeypatch: pytest.MonkeyPatch, unused_address: Address
 ) -> None:
@@ -98,6 +99,7 @@ async def test_different_failures_are_joined_in_one_message(
         await loop.create_connection(RecordingProtocol, "name", 1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="all_errors came with 3.12")
 async def test_all_errors_are_raised_as_a_group(
     loop: Loop, monkeypatch: pytest.MonkeyPatch, unused_address: Address
@@ -205,6 +207,7 @@ async def test_families_are_interleaved(
         assert attempts == expected
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 async def test_the_local_address_is_bound(loop: Loop) -> None:
     with socket.create_server((LOOPBACK, 0)) as listener:
         transport, protocol = await loop.create_connection(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -321,6 +322,7 @@ async def test_the_blocking_mode_of_a_users_descriptor_is_never_changed(
         os.close(writing)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="kqueue takes regular files")
 @pytest.mark.parametrize("method", ["add_reader", "add_writer"])
 async def test_a_regular_file_is_refused(loop: Loop, method: str, tmp_path: Path) -> None:
     with (tmp_path / "file").open("w+") as file:
