@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +202,7 @@ MANY = 32
 """Connections for each thread, where there are many."""
 
 FEW_WINDOWS = 6
+UNEVEN_WINDOWS = 6
 """As often do few connections meet their threads anew."""
 
 COMPUTING = (
@@ -211,6 +214,64 @@ COMPUTING = (
     Computing("protocol", lambda threads: threads + 1, "one more", windows=FEW_WINDOWS),
     Computing("protocol", lambda threads: 4 * threads, "4 a thread", windows=FEW_WINDOWS),
 )
+
+
+HEAVY_BYTES = 2_048
+"""A message for which the server computes for about 3 ms; one of `MESSAGE_BYTES`, for 100 µs."""
+HEAVY_SECONDS = 0.8
+HEAVY_LEAD_SECONDS = 0.2
+"""How long the heavy connections have been busy when the others come."""
+LIGHT_PAUSE_SECONDS = 0.002
+
+
+def take_uneven(binaries: Binaries, cores: Cores, loop: str) -> list[Reading]:
+    """Let light connections come while heavy ones keep all threads but one busy.
+
+    There is a light connection for each thread. Each window has connections of its own, and the
+    numbers are means over the windows, as for other few connections.
+    """
+    threads = thread_counts()[-1]
+    where = shared_cores(cores)
+    command = server_command(loop, threads, "weighed")
+
+    def load(server: ServerProcess, connections: int, *more: str) -> Any:
+        options = [f"--address={server.address}", f"--connections={connections}", *more]
+        arguments: list[str | Path] = [binaries.load_generator, "echo", *options]
+        return run_pinned(arguments, where.client, timeout=LOAD_SECONDS)
+
+    heavy_rates, light_rates, tails = [], [], []
+    with (
+        ServerProcess(command, where.server, environment=environment(loop, threads)) as server,
+        ThreadPoolExecutor() as executor,
+    ):
+        for _ in range(UNEVEN_WINDOWS):
+            heavy = executor.submit(
+                load,
+                server,
+                threads - 1,
+                f"--size={HEAVY_BYTES}",
+                f"--seconds={HEAVY_SECONDS}",
+                f"--warm-up={WARM_UP_SECONDS}",
+            )
+            time.sleep(HEAVY_LEAD_SECONDS)
+            light = load(
+                server,
+                threads,
+                f"--size={MESSAGE_BYTES}",
+                f"--pause={LIGHT_PAUSE_SECONDS}",
+                f"--seconds={WINDOW_SECONDS}",
+                f"--warm-up={WARM_UP_SECONDS}",
+            )
+            heavy_rates.append(heavy.result()["requests_per_second"])
+            light_rates.append(light["requests_per_second"])
+            tails.append(light["latency_ns"]["p99"])
+    heavy_row = title("uneven: messages of 3 ms on all threads but one", threads)
+    light_row = title("uneven: messages of 100 µs beside them, a connection a thread", threads)
+    return [
+        Reading(heavy_row, "rate", statistics.fmean(heavy_rates)),
+        Reading(light_row, "rate", statistics.fmean(light_rates)),
+        Reading(light_row, "p99_ns", statistics.fmean(tails)),
+    ]
 
 
 def take_tasks(_binaries: Binaries, _cores: Cores, loop: str) -> list[Reading]:
@@ -374,6 +435,7 @@ Take = Callable[[Binaries, Cores, str], list[Reading]]
 
 MEASUREMENTS: tuple[tuple[str, Take, tuple[str, ...]], ...] = (
     *((computing.what, computing.take, COMPARED) for computing in COMPUTING),
+    ("uneven", take_uneven, COMPARED),
     ("tasks", take_tasks, COMPARED),
     ("at once", take_at_once, COMPARED),
     ("round trips", take_round_trips, COMPARED),

@@ -32,6 +32,9 @@ from shards_work import render, run_on_threads
 
 READ_SIZE = 64 * 1024
 
+WEIGHED_BYTES = 64
+"""How much of a message is worth one computation, where longer messages take longer."""
+
 TIMEOUT_SECONDS = 60.0
 
 TASKS: set[asyncio.Future[None]] = set()
@@ -48,6 +51,15 @@ class ComputeProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         render()
+        self.transport.write(data)
+
+
+class WeighedProtocol(ComputeProtocol):
+    """Computes for about 100 µs for every `WEIGHED_BYTES` of what came, and echoes it."""
+
+    def data_received(self, data: bytes) -> None:
+        for _ in range(0, len(data), WEIGHED_BYTES):
+            render()
         self.transport.write(data)
 
 
@@ -151,6 +163,7 @@ async def serving_aiohttp(listener: socket.socket) -> AsyncIterator[None]:
 KINDS: dict[str, Serving] = {
     "echo": lambda listener: serving_protocol(EchoProtocol, listener),
     "protocol": lambda listener: serving_protocol(ComputeProtocol, listener),
+    "weighed": lambda listener: serving_protocol(WeighedProtocol, listener),
     "streams": serving_streams,
     "tasks": lambda listener: serving_protocol(TaskProtocol, listener),
     "spawned": lambda listener: serving_protocol(SpawningProtocol, listener),
