@@ -14,17 +14,18 @@
 
 use crate::python::event_loop::EventLoop;
 use crate::python::homes::Homes;
-use crate::python::shard::{Role, Shard};
+use crate::python::shard::{Role, Shard, coarse_now};
 use crate::python::watches::Side;
 use crate::python::worker::Post;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use rloop_core::placement::{Candidate, Placement};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The other shards of a loop, and what all of them share.
 pub(crate) struct Crew {
@@ -37,8 +38,8 @@ pub(crate) struct Crew {
     failure: Mutex<Option<PyErr>>,
     /// Which shard watches a descriptor. The lock orders the changes to the shards' registries.
     pub(crate) watchers: Mutex<HashMap<(RawFd, Side), u16>>,
-    /// Where the last placement was.
-    last_placed: AtomicU16,
+    /// Decides where something new goes. The lock is held for the decision only.
+    placement: Mutex<Placement>,
 }
 
 impl Crew {
@@ -58,7 +59,7 @@ impl Crew {
             halting: AtomicBool::new(false),
             failure: Mutex::default(),
             watchers: Mutex::default(),
-            last_placed: AtomicU16::new(0),
+            placement: Mutex::new(Placement::new(coarse_now(), count.into())),
         })
     }
 
@@ -143,20 +144,11 @@ impl Crew {
         self.failure.lock().take()
     }
 
-    /// Chooses the home of something new: the shard with the least load; among equals, the one after
-    /// the last choice.
+    /// Chooses the home of something new.
     pub(crate) fn choose(&self, main: &Shard) -> u16 {
-        let loads: Vec<usize> = std::iter::once(main.load())
-            .chain(self.others.iter().map(|shard| shard.load()))
-            .collect();
-        let count = loads.len();
-        let last = usize::from(self.last_placed.load(Ordering::Relaxed));
-        let chosen = (1..=count)
-            .map(|step| (last + step) % count)
-            .min_by_key(|index| loads[*index])
-            .and_then(|index| u16::try_from(index).ok())
-            .unwrap_or(0);
-        self.last_placed.store(chosen, Ordering::Relaxed);
-        chosen
+        let others = self.others.iter().map(|shard| shard.candidate());
+        let shards: Vec<Candidate> = std::iter::once(main.candidate()).chain(others).collect();
+        let chosen = self.placement.lock().choose(coarse_now(), &shards);
+        u16::try_from(chosen).unwrap_or(0)
     }
 }

@@ -370,6 +370,32 @@ def test_spawn_chooses_the_shard_with_the_least_to_do(run: Run[None]) -> None:
     run(main())
 
 
+def test_among_shards_with_as_much_to_do_spawn_chooses_the_least_busy(run: Run[None]) -> None:
+    async def hold(gate: Gate) -> None:
+        gate.hold()
+
+    async def where() -> int:
+        return rloop.current_shard()
+
+    async def main() -> None:
+        release = sync.Event()
+        gates = [Gate() for _ in range(1, shard_count())]
+        held = [rloop.on_shard(1 + number, hold(gate)) for number, gate in enumerate(gates)]
+        idle = rloop.on_shard(0, release.wait())
+        for gate in gates:
+            gate.wait_until_held()
+        # Long enough to measure how busy the shards are.
+        await asyncio.sleep(0.2)
+        homes = [await rloop.spawn(where()) for _ in range(shard_count())]
+        for gate in gates:
+            gate.open()
+        release.set()
+        await asyncio.gather(idle, *held)
+        assert set(homes) == {0}
+
+    run(main())
+
+
 def test_a_shard_is_relieved_when_its_task_ends(run: Run[None]) -> None:
     async def main() -> None:
         count = shard_count()

@@ -8,6 +8,7 @@
 pub mod flow;
 pub mod inbox;
 pub mod lifecycle;
+pub mod placement;
 pub mod records;
 mod sync;
 pub mod timers;

@@ -17,6 +17,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
 use rloop_core::inbox::{Inbox, Wake};
+use rloop_core::placement::Candidate;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -128,9 +129,12 @@ impl Shard {
         index
     }
 
-    /// How much was given to this shard, for the choice of the next home.
-    pub(crate) fn load(&self) -> usize {
-        self.connections.load(Ordering::Relaxed) + self.placed.load(Ordering::Relaxed)
+    /// How much was given to this shard and how busy it is, for the choice of the next home.
+    pub(crate) fn candidate(&self) -> Candidate {
+        Candidate {
+            load: self.connections.load(Ordering::Relaxed) + self.placed.load(Ordering::Relaxed),
+            busy: self.counters.busy_by_now(),
+        }
     }
 
     /// Turns the clock of the statistics on.

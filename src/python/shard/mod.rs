@@ -28,5 +28,5 @@ mod turn;
 
 pub(crate) use handle::{Shard, driven_index, own_loop};
 pub(crate) use local::Work;
-pub(crate) use statistics::Reading;
+pub(crate) use statistics::{Reading, coarse_now};
 pub(crate) use turn::Role;

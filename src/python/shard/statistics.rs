@@ -31,7 +31,7 @@ impl Count {
 
 /// Nanoseconds on the kernel's coarse monotonic clock.
 #[expect(clippy::cast_sign_loss, reason = "a monotonic clock is not negative")]
-fn coarse_now() -> u64 {
+pub(crate) fn coarse_now() -> u64 {
     clock::coarse_nanoseconds() as u64
 }
 
@@ -96,6 +96,15 @@ impl Counters {
             self.busy.add(lap);
             self.slowest.raise_to(lap);
         }
+    }
+
+    /// Nanoseconds spent in turns, with what the callback that runs has taken so far. Any thread may
+    /// ask; what the driving thread notes meanwhile may count twice or not at all.
+    pub(super) fn busy_by_now(&self) -> u64 {
+        let last = self.last.get();
+        let is_running = self.in_turn.load(Ordering::Relaxed) && last != 0;
+        let running = if is_running { coarse_now().saturating_sub(last) } else { 0 };
+        self.busy.get() + running
     }
 
     /// A turn ends in a wait that blocks.
