@@ -55,17 +55,20 @@ EXPECTED_WITH_THREADS: tuple[ExpectedFailure, ...] = (
                 "asks for what the server's connection keeps open before another thread has it",
             ),
             (
-                "test_ssl.TestSSL.test_start_tls_server_1",
-                "has the peer begin TLS, then calls start_tls(): not on the thread that receives",
-            ),
-            (
-                "test_sslproto.SelectorStartTLSTests.test_start_tls_server_1",
-                "has the peer begin TLS, then calls start_tls(): not on the thread that receives",
-            ),
-            (
                 "test_streams.StreamTests.test_unhandled_exception",
                 "reads what a task on another thread reports without waiting for that task",
             ),
         )
+    ),
+    *(
+        ExpectedFailure(
+            f"{case}.test_start_tls_server_1",
+            "has the peer begin TLS, then calls start_tls(): not on the thread that receives",
+            ("3.14", "3.14t"),
+            is_race=True,
+            # Where the handshake went to the protocol instead, both sides wait for five minutes.
+            timeout=10.0,
+        )
+        for case in ("test_ssl.TestSSL", "test_sslproto.SelectorStartTLSTests")
     ),
 )

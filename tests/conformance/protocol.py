@@ -33,6 +33,8 @@ class Orders(TypedDict):
     """One of ``redirect.PRIMITIVES``."""
     timeout: float
     """Seconds that one test may take."""
+    timeouts: dict[str, float]
+    """The same for single tests, by id."""
     report: int
     """The file descriptor to write messages to."""
 

@@ -220,6 +220,7 @@ def main() -> int:
         lambda test: is_selected(test, selection),
         primitives=arguments.primitives,
         contexts=arguments.contexts,
+        timeouts={entry.tests: entry.timeout for entry in expected if entry.timeout is not None},
     )
     runs = run_modules(supervisor, modules, arguments.jobs)
     verdict = judge(runs, expected, VERSION)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +60,7 @@ class Supervisor:
         python_path: folders that the workers find modules in, beside their usual ones.
         primitives: where the tests get locks and queues from, one of ``redirect.PRIMITIVES``.
         contexts: where they get TLS contexts from, one of ``redirect.CONTEXTS``.
+        timeouts: how long single tests may take, in seconds by id, instead of ``timeout``.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Supervisor:
         python_path: str | None = None,
         primitives: str = "asyncio",
         contexts: str = "ssl",
+        timeouts: Mapping[str, float] | None = None,
     ) -> None:
         self._package = package
         self._loop = loop
@@ -78,6 +80,7 @@ class Supervisor:
         self._is_selected = is_selected
         self._primitives = primitives
         self._contexts = contexts
+        self._timeouts = dict(timeouts or {})
         self._environment = dict(os.environ)
         if python_path is not None:
             self._environment["PYTHONPATH"] = python_path
@@ -105,6 +108,7 @@ class Supervisor:
                 primitives=self._primitives,
                 contexts=self._contexts,
                 timeout=self._timeout,
+                timeouts=self._timeouts,
                 report=writer,
             )
             with output.open("wb") as sink, os.fdopen(reader, "rb", buffering=0) as report:

@@ -10,12 +10,16 @@ from conformance.supervisor import ModuleRun, Supervisor
 pytestmark = pytest.mark.timeout(120)
 
 
-def run_module(folder: Path, source: str, *, timeout: float = 60.0) -> ModuleRun:
+def run_module(
+    folder: Path, source: str, *, timeout: float = 60.0, timeouts: dict[str, float] | None = None
+) -> ModuleRun:
     package = folder / "madetests"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "test_made.py").write_text("import os, threading, unittest\n" + source)
-    supervisor = Supervisor("madetests", "asyncio", timeout, lambda _: True, str(folder))
+    supervisor = Supervisor(
+        "madetests", "asyncio", timeout, lambda _: True, str(folder), timeouts=timeouts
+    )
     return supervisor.run("test_made")
 
 
@@ -94,6 +98,20 @@ class C(unittest.TestCase):
     )
     assert statuses(run) == {"C.test_1": "failed", "C.test_2": "passed"}
     assert "in test_1" in run.outcomes["test_made.C.test_1"].detail
+
+
+def test_a_single_test_may_have_less_time_than_the_others(tmp_path: Path) -> None:
+    run = run_module(
+        tmp_path,
+        """
+class C(unittest.TestCase):
+    def test_1(self): threading.Event().wait()
+    def test_2(self): pass
+""",
+        timeouts={"test_made.C.test_1": 0.5},
+    )
+    assert statuses(run) == {"C.test_1": "failed", "C.test_2": "passed"}
+    assert run.seconds < 60
 
 
 def test_a_class_fixture_fails_the_tests_that_it_keeps_from_running(tmp_path: Path) -> None:

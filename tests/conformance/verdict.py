@@ -25,6 +25,8 @@ class ExpectedFailure:
     versions: tuple[str, ...] = VERSIONS
     is_race: bool = False
     """The tests may pass as well: they look at what another thread does, without waiting for it."""
+    timeout: float | None = None
+    """Seconds after which a race counts as lost; None: as long as any test may take."""
 
     @property
     def module(self) -> str:

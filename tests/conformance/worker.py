@@ -61,12 +61,13 @@ class ReportingResult(unittest.TestResult):
     """Turns unittest's many calls into one outcome per test."""
 
     def __init__(
-        self, report: Report, prefix: str, timeout: float, loop_class: RedirectedLoopClass
+        self, report: Report, prefix: str, orders: Orders, loop_class: RedirectedLoopClass
     ) -> None:
         super().__init__()
         self._report = report
         self._prefix = prefix
-        self._timeout = timeout
+        self._timeout = orders["timeout"]
+        self._timeouts = orders["timeouts"]
         self._loop_class = loop_class
         self._current: unittest.TestCase | None = None
         self._status: Status = "passed"
@@ -81,7 +82,8 @@ class ReportingResult(unittest.TestResult):
         self._details = []
         self._begin = time.monotonic()
         self._loops_before = self._loop_class.loops_made
-        faulthandler.dump_traceback_later(self._timeout, exit=True, file=sys.__stderr__ or 2)
+        timeout = self._timeouts.get(self._name(test), self._timeout)
+        faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__ or 2)
         self._report.send(started=self._name(test))
 
     def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802
@@ -201,7 +203,7 @@ def main() -> None:
     selected = [tests[name] for name in json.loads(sys.stdin.readline())]
     faulthandler.cancel_dump_traceback_later()
     empty_standard_input()
-    result = ReportingResult(report, prefix, orders["timeout"], loop_class)
+    result = ReportingResult(report, prefix, orders, loop_class)
     unittest.TestSuite(selected).run(result)
     report.send(ended=True)
 
