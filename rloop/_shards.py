@@ -41,8 +41,7 @@ class SpawnedFuture(_Future[_T]):
         self._context = context
         # Messages to the home shard need a context of their own: who sends one reads it, and a
         # context must not be read while another thread runs in it (docs/safety.md).
-        self._home = contextvars.Context()
-        event_loop._set_home(self._home, shard)
+        self._home = event_loop._home_context(shard)
         self._on_done = on_done
 
     def cancel(self, msg: Any | None = None) -> bool:

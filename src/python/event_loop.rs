@@ -488,6 +488,13 @@ impl EventLoop {
         self.crew().map_or(Ok(()), |crew| crew.homes.set(context, index))
     }
 
+    /// A new context that names a shard and has no other variable.
+    fn _home_context(&self, py: Python<'_>, index: u16) -> PyResult<Py<PyContext>> {
+        self.checked_shard(index)?;
+        let context = || Ok(ffi::new_context(py)?.unbind());
+        self.crew().map_or_else(context, |crew| crew.homes.context(py, index))
+    }
+
     /// Makes the loop stop once the callbacks that are ready now have run.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);

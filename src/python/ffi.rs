@@ -196,6 +196,24 @@ pub(crate) fn call_in_context_of<'py, T>(
     })
 }
 
+/// A copy of `context`, as `Context.copy()`. No thread may run in `context` meanwhile.
+pub(crate) fn copy_of_context(context: &Bound<'_, PyContext>) -> PyResult<Py<PyContext>> {
+    // SAFETY: `context` is a context object, and the thread is attached.
+    let pointer = unsafe { ffi::PyContext_Copy(context.as_ptr()) };
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    let copy = unsafe { Bound::from_owned_ptr_or_err(context.py(), pointer) }?;
+    Ok(copy.cast_into::<PyContext>()?.unbind())
+}
+
+/// A context without variables, as `contextvars.Context()`.
+pub(crate) fn new_context(py: Python<'_>) -> PyResult<Bound<'_, PyContext>> {
+    // SAFETY: `py` proves that the thread is attached.
+    let pointer = unsafe { ffi::PyContext_New() };
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    let context = unsafe { Bound::from_owned_ptr_or_err(py, pointer) }?;
+    Ok(context.cast_into::<PyContext>()?)
+}
+
 /// True if a callback of `owner` runs on this thread, and `context` holds the same variables with the
 /// same values as the callback's. May be false even so, if they were set in each.
 ///
@@ -263,6 +281,20 @@ pub(crate) fn context_variable<'py>(
     }
     // SAFETY: the call stored a new reference, or null if the variable has no value.
     Ok(unsafe { Bound::from_owned_ptr_or_opt(py, value) })
+}
+
+/// Sets a context variable in the current context, as `ContextVar.set()`; returns the token.
+///
+/// # Errors
+/// `TypeError` if `variable` is no context variable.
+pub(crate) fn set_context_variable<'py>(
+    variable: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: the thread is attached, and both objects are alive.
+    let token = unsafe { ffi::PyContextVar_Set(variable.as_ptr(), value.as_ptr()) };
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(variable.py(), token) }
 }
 
 /// Runs `operation` inside `context`, as `Context.run` does.

@@ -21,6 +21,9 @@ pub(crate) struct Homes {
     /// refers to nothing, because contexts outlive loops, and which no thread counts references to.
     variable: Py<PyAny>,
     by_index: Box<[Py<PyAny>]>,
+    /// For each shard a context that names it and has no other variable. Nobody enters these, so any
+    /// thread may copy them.
+    contexts: Box<[Py<PyContext>]>,
 }
 
 impl Homes {
@@ -29,12 +32,25 @@ impl Homes {
         let by_index = (0..count)
             .map(|index| Ok(index.into_pyobject(py)?.into_any().unbind()))
             .collect::<PyResult<_>>()?;
-        Ok(Self { variable, by_index })
+        let mut homes = Self { variable, by_index, contexts: Box::default() };
+        homes.contexts = (0..count)
+            .map(|index| {
+                let context = ffi::new_context(py)?;
+                homes.set(&context, index)?;
+                Ok(context.unbind())
+            })
+            .collect::<PyResult<_>>()?;
+        Ok(homes)
     }
 
     /// What a context that names shard `index` holds.
     pub(crate) fn name(&self, py: Python<'_>, index: u16) -> Py<PyAny> {
         self.by_index[usize::from(index)].clone_ref(py)
+    }
+
+    /// A new context that names shard `index` and has no other variable.
+    pub(crate) fn context(&self, py: Python<'_>, index: u16) -> PyResult<Py<PyContext>> {
+        ffi::copy_of_context(self.contexts[usize::from(index)].bind(py))
     }
 
     /// The home that the current context names. The shard of this thread, `here`, is the likely one.
@@ -67,8 +83,8 @@ impl Homes {
     }
 
     fn put<'py>(&self, py: Python<'py>, index: u16) -> PyResult<Bound<'py, PyAny>> {
-        let home = &self.by_index[usize::from(index)];
-        self.variable.bind(py).call_method1(intern!(py, "set"), (home,))
+        let home = self.by_index[usize::from(index)].bind(py);
+        ffi::set_context_variable(self.variable.bind(py), home)
     }
 
     /// Makes `context` name shard `index`.
