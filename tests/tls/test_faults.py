@@ -22,7 +22,7 @@ from rloop import tls
 from support.certificates import HOST, Certificates
 from support.fast_tls import client_hello, on_loop
 from support.forged_records import ForgingClient
-from support.peers import LOOPBACK, receive_until_eof
+from support.peers import LOOPBACK, receive_until_eof, stream_pair
 from support.protocols import RecordingProtocol
 from support.threads import PEER_TIMEOUT, eventually, in_thread
 
@@ -99,6 +99,45 @@ def exchange(certificates: Certificates, address: Address) -> bytes:
     with trusting(certificates).wrap_socket(raw, server_hostname=HOST) as secured:
         secured.sendall(b"hello")
         return b"hello"
+
+
+def say_close_notify(peer: socket.socket, first_words: bytes) -> None:
+    """Say something, and after the answer a close notification; wait for the end of the stream."""
+    with peer:
+        peer.sendall(first_words)
+        assert peer.recv(1 << 16)
+        peer.sendall(b"\x15\x03\x03\x00\x02\x01\x00")
+        receive_until_eof(peer)
+
+
+@each_version
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_a_close_notify_in_the_handshake_ends_it(
+    certificates: Certificates,
+    loop: Loop,
+    engine: str,
+    side: str,
+    version: ssl.TLSVersion,
+) -> None:
+    kind = tls.Context if engine == "rustls" else ssl.SSLContext
+    ours, peer = stream_pair("tcp")
+    if side == "client":
+        client = kind(ssl.PROTOCOL_TLS_CLIENT)
+        client.maximum_version = version
+        saying = in_thread(say_close_notify, peer, b"")
+        shaking_hands: Any = loop.create_connection(
+            asyncio.Protocol, sock=ours, ssl=client, server_hostname=HOST
+        )
+    else:
+        server = kind(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(certificates["good"][0].file)
+        server.maximum_version = version
+        saying = in_thread(say_close_notify, peer, client_hello(certificates.trusted.file))
+        shaking_hands = loop.connect_accepted_socket(asyncio.Protocol, ours, ssl=server)
+    with pytest.raises(ssl.SSLZeroReturnError, match=r"TLS/SSL connection has been closed"):
+        await shaking_hands
+    await saying
+    await eventually(lambda: ours.fileno() == -1)
 
 
 @pytest.mark.parametrize(

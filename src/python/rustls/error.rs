@@ -11,10 +11,17 @@ use rloop_tls::verify::VerifyFailure;
 /// `ssl.SSL_ERROR_SSL`
 const SSL_ERROR_SSL: i32 = 1;
 
+/// `ssl.SSL_ERROR_ZERO_RETURN`
+const SSL_ERROR_ZERO_RETURN: i32 = 6;
+
+/// The alert by which a peer ends a connection in good order.
+const CLOSE_NOTIFY: u8 = 0;
+
 /// The exception for `error`. `name` is what the server's certificate was checked for.
 pub(super) fn exception(py: Python<'_>, error: &TlsError, name: Option<&str>) -> PyErr {
     let made = match error {
         TlsError::Certificate(failure) => certificate_error(py, *failure, name),
+        TlsError::Alert(CLOSE_NOTIFY) => closed(py),
         TlsError::Alert(description) => {
             let reason = alert_reason(*description).unwrap_or("SSLV3_ALERT_UNKNOWN");
             ssl_error(py, reason, &spoken(reason))
@@ -29,6 +36,16 @@ pub(super) fn exception(py: Python<'_>, error: &TlsError, name: Option<&str>) ->
 
 fn ssl_error(py: Python<'_>, reason: &str, text: &str) -> PyResult<PyErr> {
     describe(imports::SSL_ERROR.get(py)?, reason, text).map(PyErr::from_value)
+}
+
+/// The peer has ended the connection before the handshake was over.
+fn closed(py: Python<'_>) -> PyResult<PyErr> {
+    let text = "TLS/SSL connection has been closed (EOF) (rustls)";
+    let class = imports::SSL_ZERO_RETURN_ERROR.get(py)?;
+    let exception = class.call1((SSL_ERROR_ZERO_RETURN, text))?;
+    exception.setattr(intern!(py, "library"), py.None())?;
+    exception.setattr(intern!(py, "reason"), py.None())?;
+    Ok(PyErr::from_value(exception))
 }
 
 fn certificate_error(

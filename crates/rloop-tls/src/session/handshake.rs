@@ -4,8 +4,8 @@
 //! back, no record of the next phase has been touched, so [`super::traffic`] can take over the keys.
 
 use super::negotiated::Negotiated;
-use super::record::{Framed, frame};
-use super::traffic::{Kernel, Traffic};
+use super::record::{ContentType, Framed, HEADER_LEN, frame};
+use super::traffic::{Kernel, Traffic, alert};
 use crate::error::TlsError;
 use crate::verify;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
@@ -66,7 +66,14 @@ impl Connection {
                 Ok(Step::Done) if *offered == 0 => return Ok(Progress::Done),
                 Ok(Step::NeedsRecord | Step::Done) => match frame(&received[*offered..]) {
                     Framed::Incomplete { .. } => return Ok(Progress::Waiting),
-                    Framed::Record { len, .. } => *offered += len,
+                    Framed::Record { kind, len } => {
+                        let payload = &received[*offered + HEADER_LEN..*offered + len];
+                        if is_close_notify(kind, payload) {
+                            // rustls would wait for what does not come (RFC 8446, 6.1).
+                            return Err(TlsError::Alert(alert::CLOSE_NOTIFY));
+                        }
+                        *offered += len;
+                    }
                     // It is for rustls to refuse.
                     Framed::Malformed(_) => *offered = received.len(),
                 },
@@ -137,6 +144,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// True of a close notification that is not encrypted; an encrypted one is longer.
+fn is_close_notify(kind: ContentType, payload: &[u8]) -> bool {
+    kind == ContentType::Alert && matches!(payload, [_, alert::CLOSE_NOTIFY])
 }
 
 /// The two sides of rustls have the same states in different types.
