@@ -26,8 +26,6 @@ pub(crate) mod kqueue;
 #[cfg_attr(target_os = "linux", path = "sockets/linux.rs")]
 #[cfg_attr(target_os = "macos", path = "sockets/macos.rs")]
 pub(crate) mod sockets;
-#[cfg_attr(target_os = "linux", path = "thread_exit/linux.rs")]
-#[cfg_attr(target_os = "macos", path = "thread_exit/macos.rs")]
 mod thread_exit;
 
 pub(crate) use descriptors::{Descriptor, disown, register, register_owned, with_descriptor};
