@@ -1,7 +1,9 @@
-"""TLS transports: what a callback writes leaves when it returns, and nobody can tell."""
+"""TLS transports: what the callbacks of a turn write leaves together, and nobody can tell."""
 
 import asyncio
 import contextvars
+import select
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,11 @@ class Later(RecordingProtocol):
     def run(self) -> None:
         self.results.append(self.act(self))
         self.note("acted")
+
+
+def loop_soon(callback: Callable[..., Any], *arguments: Any) -> None:
+    """Schedule a callback on the running loop."""
+    asyncio.get_running_loop().call_soon(callback, *arguments)
 
 
 @pytest.mark.only_on("rloop")
@@ -118,6 +125,76 @@ async def test_one_callback_writes_to_several_connections(authority: Authority) 
         second.send(b"go")
         assert await in_thread(first.receive_exactly, 6) == b"to all"
         assert await in_thread(second.receive_exactly, 6) == b"to all"
+
+
+async def test_several_callbacks_of_one_turn_write_to_several_connections(
+    authority: Authority,
+) -> None:
+    async with (
+        connected_to_record_peer(RecordingProtocol(), authority) as (one, first),
+        connected_to_record_peer(RecordingProtocol(), authority) as (two, second),
+    ):
+        for number in range(100):
+            loop_soon(one.write, b"%03d" % number)
+            loop_soon(two.write, b"%03d" % number)
+        expected = b"".join(b"%03d" % number for number in range(100))
+        assert await in_thread(first.receive_exactly, 300) == expected
+        assert await in_thread(second.receive_exactly, 300) == expected
+
+
+async def test_what_a_callback_wrote_has_left_before_one_that_it_scheduled(
+    authority: Authority,
+) -> None:
+    received = []
+
+    async with connected_to_record_peer(RecordingProtocol(), authority) as (transport, peer):
+
+        def write() -> None:
+            transport.write(b"question")
+            loop_soon(lambda: received.append(peer.receive_exactly(8)))
+
+        loop_soon(write)
+        # Its neighbours in that turn.
+        loop_soon(int)
+        loop_soon(int)
+        await eventually(lambda: received)
+        assert received == [b"question"]
+
+
+async def test_what_was_written_has_left_after_a_callback_that_takes_long(
+    authority: Authority,
+) -> None:
+    received = []
+
+    def take_long() -> None:
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < 0.002:
+            pass
+
+    async with connected_to_record_peer(RecordingProtocol(), authority) as (transport, peer):
+        loop_soon(transport.write, b"question")
+        loop_soon(take_long)
+        loop_soon(lambda: received.append(peer.receive_exactly(8)))
+        await eventually(lambda: received)
+        assert received == [b"question"]
+
+
+async def test_what_was_written_has_left_when_the_peer_fails_in_the_same_turn(
+    authority: Authority,
+) -> None:
+    protocol = RecordingProtocol()
+    async with connected_to_record_peer(protocol, authority) as (transport, peer):
+
+        def write_beside_a_bad_record() -> None:
+            peer.sock.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
+            # The kernel may deliver it later.
+            select.select([transport.get_extra_info("socket")], [], [])
+            loop_soon(transport.write, b"last ")
+            loop_soon(transport.write, b"words")
+
+        loop_soon(write_beside_a_bad_record)
+        assert await in_thread(peer.receive_exactly, 10) == b"last words"
+        await protocol.called("connection_lost")
 
 
 async def test_a_pause_is_told_in_the_context_of_the_write_that_led_to_it(

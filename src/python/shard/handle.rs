@@ -231,8 +231,8 @@ impl Shard {
         }
     }
 
-    /// Has what `connection` gathers sent when what runs now has run; false if nothing runs that this
-    /// shard started, and it has to be sent at once.
+    /// Has what `connection` gathers sent after what runs now; false if nothing runs that this shard
+    /// started, and it has to be sent at once.
     ///
     /// # Errors
     /// `MemoryError`.
@@ -244,6 +244,11 @@ impl Shard {
         let connection = connection.clone().unbind();
         let queued = self.with_local(|local| local.unsent.push_back((connection, context)));
         Ok(queued.is_some())
+    }
+
+    /// True if something was gathered.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.with_local(|local| !local.unsent.is_empty()) == Some(true)
     }
 
     /// Sends what was gathered.

@@ -54,8 +54,8 @@ pub(super) struct Local {
     pub(super) looked_ahead: bool,
     /// How many turns began since signals were last looked at.
     pub(super) unchecked_turns: u8,
-    /// Connections with something written by what runs now, to be sent when that has run. Each comes
-    /// with the context of its first write.
+    /// Connections with something written by what runs now or ran just before, to be sent soon. Each
+    /// comes with the context of its first write.
     pub(super) unsent: VecDeque<(Py<TlsProtocol>, Py<PyContext>)>,
     /// Whether what is written now is sent later: something runs that this shard started.
     pub(super) gathers: bool,

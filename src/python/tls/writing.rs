@@ -71,8 +71,8 @@ impl TlsProtocol {
         }
     }
 
-    /// Has the backlog sent when the callback that writes returns, so that several short writes are one
-    /// record and one system call; false if no callback runs.
+    /// Has the backlog sent after the callback that writes, so that several short writes are one record
+    /// and one system call; false if no callback runs.
     fn send_later(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let is_later = match slf.get().home() {
             Some(home) => home.send_later(slf)?,
@@ -84,7 +84,7 @@ impl TlsProtocol {
         Ok(is_later)
     }
 
-    /// Sends what the callback has written that just returned.
+    /// Sends what callbacks have written that have returned.
     pub(crate) fn send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().state.lock().writing.is_gathering = false;
         Self::send_waiting(slf)
