@@ -85,6 +85,11 @@ pub(crate) struct Shard {
     placed: AtomicUsize,
     /// How many timers other threads have cancelled since the last turn.
     cancelled_elsewhere: AtomicUsize,
+    /// Whether what is written now is sent later: something runs that this shard started. Like the
+    /// next, of the driving thread alone, and here because each callback asks.
+    pub(super) gathers: AtomicBool,
+    /// False if nothing is unsent.
+    has_unsent: AtomicBool,
     pub(super) counters: Counters,
 }
 
@@ -118,6 +123,8 @@ impl Shard {
             connections: AtomicUsize::new(0),
             placed: AtomicUsize::new(0),
             cancelled_elsewhere: AtomicUsize::new(0),
+            gathers: AtomicBool::new(false),
+            has_unsent: AtomicBool::new(false),
             counters: Counters::default(),
         })
     }
@@ -237,18 +244,19 @@ impl Shard {
     /// # Errors
     /// `MemoryError`.
     pub(crate) fn send_later(&self, connection: &Bound<'_, TlsProtocol>) -> PyResult<bool> {
-        if !self.is_driven_here() || self.with_local(|local| local.gathers) != Some(true) {
+        if !self.is_driven_here() || !self.gathers.load(Ordering::Relaxed) {
             return Ok(false);
         }
         let context = ffi::copy_context(connection.py())?;
         let connection = connection.clone().unbind();
         let queued = self.with_local(|local| local.unsent.push_back((connection, context)));
+        self.has_unsent.store(true, Ordering::Relaxed);
         Ok(queued.is_some())
     }
 
     /// True if something was gathered.
     pub(super) fn has_unsent(&self) -> bool {
-        self.with_local(|local| !local.unsent.is_empty()) == Some(true)
+        self.has_unsent.load(Ordering::Relaxed)
     }
 
     /// Sends what was gathered.
@@ -256,6 +264,12 @@ impl Shard {
     /// # Errors
     /// What the application raised on the way that no `except Exception` catches.
     pub(super) fn send_unsent(&self, py: Python<'_>) -> PyResult<()> {
+        if self.has_unsent() { self.send_all_unsent(py) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn send_all_unsent(&self, py: Python<'_>) -> PyResult<()> {
+        self.has_unsent.store(false, Ordering::Relaxed);
         let mut outcome = Ok(());
         while let Some(Some((connection, context))) =
             self.with_local(|local| local.unsent.pop_front())

@@ -57,8 +57,6 @@ pub(super) struct Local {
     /// Connections with something written by what runs now or ran just before, to be sent soon. Each
     /// comes with the context of its first write.
     pub(super) unsent: VecDeque<(Py<TlsProtocol>, Py<PyContext>)>,
-    /// Whether what is written now is sent later: something runs that this shard started.
-    pub(super) gathers: bool,
 }
 
 impl Local {
@@ -75,7 +73,6 @@ impl Local {
             looked_ahead: false,
             unchecked_turns: 0,
             unsent: VecDeque::new(),
-            gathers: false,
         }
     }
 

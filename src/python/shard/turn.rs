@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use rloop_core::inbox::Park;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 /// How much a turn takes out of the inbox. Other threads may fill it faster than it is emptied, and
@@ -278,9 +279,9 @@ impl Shard {
 
     /// Runs `operation`, which sends what it has written. If it fails, that is done here.
     fn gathering(&self, py: Python<'_>, operation: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
-        self.with_local(|local| local.gathers = true);
+        self.gathers.store(true, Ordering::Relaxed);
         let ran = operation();
-        self.with_local(|local| local.gathers = false);
+        self.gathers.store(false, Ordering::Relaxed);
         // What raised has not come to this.
         ran.and(self.send_unsent(py))
     }
