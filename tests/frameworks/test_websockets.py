@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.sync.client import connect as connect_blocking
 
 from support.peers import LOOPBACK
-from support.threads import in_thread
+from support.threads import eventually, in_thread
 
 
 async def echo(connection: ServerConnection) -> None:
@@ -26,6 +26,9 @@ async def serving() -> AsyncIterator[str]:
     async with serve(echo, LOOPBACK, 0, max_size=8 << 20) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         yield f"ws://{LOOPBACK}:{port}"
+        # Its close() asks whether handlers run and then waits for them. On several threads the last
+        # may end in between, and then it waits for ever (docs/threading.md).
+        await eventually(lambda: not server.handler_tasks)
 
 
 async def test_messages_of_every_size_come_back() -> None:
