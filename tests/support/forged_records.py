@@ -45,6 +45,22 @@ class _Keys(NamedTuple):
         return cls(AESGCM(_expand(secret, "key", _KEY_SIZE)), base)
 
 
+def shaken_hands(
+    raw: socket.socket, context: ssl.SSLContext
+) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+    """Make a client's handshake; its last flight is in the second object, and not sent yet."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secured = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+    while True:
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            raw.sendall(outgoing.read())
+            incoming.write(raw.recv(65536))
+        else:
+            return secured, outgoing
+
+
 class ForgingClient:
     """A client on a blocking socket, which it does not close; make it in a thread.
 
@@ -66,17 +82,8 @@ class ForgingClient:
         context = ssl.create_default_context(cafile=trusted)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.keylog_filename = str(log)
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        session = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
-        while True:
-            try:
-                session.do_handshake()
-            except ssl.SSLWantReadError:
-                self._raw.sendall(outgoing.read())
-                incoming.write(self._raw.recv(1 << 16))
-            else:
-                self._raw.sendall(outgoing.read())
-                break
+        session, outgoing = shaken_hands(self._raw, context)
+        self._raw.sendall(outgoing.read())
         cipher = session.cipher()
         assert cipher is not None
         assert cipher[0] == _CIPHER

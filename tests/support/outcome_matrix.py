@@ -44,6 +44,11 @@ PROTOCOLS: dict[str, tuple[list[str] | None, list[str] | None]] = {
 Side = Literal["client", "server"]
 
 
+def limited(version: ssl.TLSVersion) -> Any:
+    """Return the arguments that leave a context one version."""
+    return {"minimum_version": version, "maximum_version": version}
+
+
 @dataclass(frozen=True)
 class Case:
     """One connection, and which side's engine is in question."""
@@ -93,11 +98,10 @@ def client_cases(
     certificates: Certificates, quality: str, version: ssl.TLSVersion
 ) -> Iterator[Case]:
     """Name the connections in which a client meets a server's certificate of that quality."""
-    given = _Given(certificates, quality)
+    given, limits = _Given(certificates, quality), limited(version)
     own_ones = {"none": None, "good": given.good, "bad": given.unknown}
     for mode, protocols, own in itertools.product(MODES, PROTOCOLS, own_ones):
         offered, supported = PROTOCOLS[protocols]
-        limits = {"minimum_version": version, "maximum_version": version}
         yield Case(
             f"a client that checks: {mode}, protocols: {protocols}, certificate of its own: {own}",
             "client",
@@ -113,11 +117,10 @@ def server_cases(
     certificates: Certificates, quality: str, version: ssl.TLSVersion
 ) -> Iterator[Case]:
     """Name the connections in which a server meets a client's certificate of that quality."""
-    given = _Given(certificates, quality)
+    given, limits = _Given(certificates, quality), limited(version)
     own_ones = {"none": None, "good": given.good, "bad": given.issued}
     for mode, protocols, own in itertools.product(MODES, PROTOCOLS, own_ones):
         offered, supported = PROTOCOLS[protocols]
-        limits = {"minimum_version": version, "maximum_version": version}
         yield Case(
             f"a server that checks: {mode}, protocols: {protocols}, client's certificate: {own}",
             "server",

@@ -21,7 +21,7 @@ import pytest
 from rloop import tls
 from support.certificates import HOST, Certificates
 from support.fast_tls import client_hello, on_loop
-from support.forged_records import ForgingClient
+from support.forged_records import ForgingClient, shaken_hands
 from support.peers import LOOPBACK, receive_until_eof, stream_pair
 from support.protocols import RecordingProtocol
 from support.threads import PEER_TIMEOUT, eventually, in_thread
@@ -290,22 +290,6 @@ async def test_what_is_no_record_ends_the_connection(
     # asyncio's protocol drops what came before a failure in the same turn.
     expected = (b"last words",) if loop_name == "rloop" else (b"last words", b"")
     assert bytes(protocol.data) in expected
-
-
-def shaken_hands(
-    raw: socket.socket, context: ssl.SSLContext
-) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
-    """Make a client's handshake; its last flight is in the second object, and not sent yet."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    secured = context.wrap_bio(incoming, outgoing, server_hostname=HOST)
-    while True:
-        try:
-            secured.do_handshake()
-        except ssl.SSLWantReadError:
-            raw.sendall(outgoing.read())
-            incoming.write(raw.recv(65536))
-        else:
-            return secured, outgoing
 
 
 @each_version

@@ -15,11 +15,11 @@ from cryptography import x509
 from rloop import tls
 from support.certificates import HOST, Certificates, Issued, key_usage
 from support.fast_tls import over_bios
+from support.outcome_matrix import VERSIONS, limited
 from support.tls_outcomes import Failure, Outcome, outcome_of
 
 pytestmark = pytest.mark.only_on("asyncio")
 
-VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
 QUALITIES = (
     "good",
     "self-signed",
@@ -40,10 +40,6 @@ QUALITIES = (
 )
 
 each_version = pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)
-
-
-def limited(version: ssl.TLSVersion) -> Any:
-    return {"minimum_version": version, "maximum_version": version}
 
 
 async def same_outcome_of_clients(
