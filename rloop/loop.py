@@ -229,25 +229,35 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             protocol_factory, sock, sslcontext, server, *limits, **more
         )
 
-    def _accept_connection2(self, *arguments: Any, **more: Any) -> Coroutine[Any, Any, None]:
+    def _accept_connection2(
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        conn: socket.socket,
+        *arguments: Any,
+        **more: Any,
+    ) -> Coroutine[Any, Any, None]:
         accepted: Coroutine[Any, Any, None]
-        accepted = super()._accept_connection2(*arguments, **more)  # type: ignore[misc]
+        accepted = super()._accept_connection2(  # type: ignore[misc]
+            protocol_factory, conn, *arguments, **more
+        )
         if self._crew is None or self._is_pinned.get(False):
             return accepted
-        return self._hand_over(accepted)
+        return self._hand_over(conn.fileno(), accepted)
 
-    async def _hand_over(self, accepted: Coroutine[Any, Any, None]) -> None:
+    async def _hand_over(self, fd: int, accepted: Coroutine[Any, Any, None]) -> None:
         """Let a connection live on the least loaded shard."""
-        shard = self._place()
+        shard = self._place_connection(fd)
         context = contextvars.copy_context()
         self._set_home(context, shard)
-        self.call_soon(self._begin_accepted, shard, accepted, context=context)
+        self.call_soon(self._begin_accepted, shard, fd, accepted, context=context)
 
-    def _begin_accepted(self, shard: int, accepted: Coroutine[Any, Any, None]) -> None:
+    def _begin_accepted(self, shard: int, fd: int, accepted: Coroutine[Any, Any, None]) -> None:
         """Begin a connection on its home shard."""
-        self.create_task(accepted)
-        # Behind the task's first step: by then its transport counts.
-        self.call_soon(self._unplace, shard)
+        try:
+            self.create_task(accepted)
+        finally:
+            # Behind the task's first step, which opens the connection unless that fails.
+            self.call_soon(self._give_up_connection, shard, fd)
 
     def _make_socket_transport(
         self,

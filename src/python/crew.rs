@@ -20,7 +20,7 @@ use crate::python::worker::Post;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use rloop_core::placement::{Candidate, Placement};
+use rloop_core::placement::{Candidate, Load, Placement};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
@@ -38,7 +38,8 @@ pub(crate) struct Crew {
     failure: Mutex<Option<PyErr>>,
     /// Which shard watches a descriptor. The lock orders the changes to the shards' registries.
     pub(crate) watchers: Mutex<HashMap<(RawFd, Side), u16>>,
-    /// Decides where something new goes. The lock is held for the decision only.
+    /// Decides where something new goes. The lock is held until it counts there, so that two threads
+    /// do not choose by the same loads.
     placement: Mutex<Placement>,
 }
 
@@ -144,11 +145,14 @@ impl Crew {
         self.failure.lock().take()
     }
 
-    /// Chooses the home of something new.
-    pub(crate) fn choose(&self, main: &Shard) -> u16 {
-        let others = self.others.iter().map(|shard| shard.candidate());
-        let shards: Vec<Candidate> = std::iter::once(main.candidate()).chain(others).collect();
-        let chosen = self.placement.lock().choose(coarse_now(), &shards);
-        u16::try_from(chosen).unwrap_or(0)
+    /// Chooses the home of something new. `count` makes it part of the load there.
+    pub(crate) fn place<'a>(&'a self, main: &'a Shard, count: impl FnOnce(&Load)) -> &'a Shard {
+        let mut placement = self.placement.lock();
+        let shards: Vec<&Shard> =
+            std::iter::once(main).chain(self.others.iter().map(AsRef::as_ref)).collect();
+        let candidates: Vec<Candidate> = shards.iter().map(|shard| shard.candidate()).collect();
+        let chosen = shards[placement.choose(coarse_now(), &candidates)];
+        count(&chosen.load);
+        chosen
     }
 }

@@ -25,6 +25,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyDict, PyFloat, PyTuple};
+use rloop_core::placement::Load;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,6 +96,15 @@ impl EventLoop {
     /// The shard that runs what is scheduled without a home.
     pub(crate) fn main_shard(&self) -> &Arc<Shard> {
         &self.main
+    }
+
+    /// Chooses the home of something new. `count` makes it part of the load there.
+    fn place(&self, count: impl FnOnce(&Load)) -> u16 {
+        let Some(crew) = self.crew() else {
+            count(&self.main.load);
+            return 0;
+        };
+        crew.place(&self.main, count).index()
     }
 
     fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
@@ -434,22 +444,32 @@ impl EventLoop {
         self.shards().count()
     }
 
-    /// Chooses a home for something new and counts it as placed there until `_unplace()`.
+    /// Chooses a home for something new and counts it there until `_unplace()`.
     fn _place(&self) -> u16 {
-        let index = self.crew().map_or(0, |crew| crew.choose(&self.main));
-        self.shard(index).place();
-        index
+        self.place(Load::begin)
     }
 
-    /// Counts something as placed on a shard until `_unplace()`.
+    /// Counts something on a shard until `_unplace()`.
     fn _place_on(&self, index: u16) -> PyResult<()> {
-        self.checked_shard(index)?.place();
+        self.checked_shard(index)?.load.begin();
         Ok(())
     }
 
     /// Ends what `_place()` began.
     fn _unplace(&self, index: u16) -> PyResult<()> {
-        self.checked_shard(index)?.unplace();
+        self.checked_shard(index)?.load.end();
+        Ok(())
+    }
+
+    /// Chooses a home for an accepted connection and counts it there until it was open and is
+    /// closed, or until `_give_up_connection()`.
+    fn _place_connection(&self, fd: RawFd) -> u16 {
+        self.place(|load| load.expect(fd))
+    }
+
+    /// Ends what `_place_connection()` began, if the connection never opened.
+    fn _give_up_connection(&self, index: u16, fd: RawFd) -> PyResult<()> {
+        self.checked_shard(index)?.load.give_up(fd);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 """Every way to begin a connection, and both TLS engines, on every shard and used from others."""
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import os
@@ -21,7 +22,7 @@ from support.peers import (
     stream_pair,
 )
 from support.shards import Run, on_each_shard, several_shards, shard_count
-from support.threads import eventually, in_thread
+from support.threads import PEER_TIMEOUT, eventually, in_thread
 from support.tls import SERVER_NAME, wrap_server
 
 if TYPE_CHECKING:
@@ -276,19 +277,21 @@ def test_servers_of_every_shard_accept_and_answer(
             answered.add(self.home)
             self.transport.write(data.upper())
 
-    def ask(address: Any) -> bytes:
+    def ask(address: Any, times: int) -> list[bytes]:
+        """Ask over so many connections that are open at the same time."""
         family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
-        with socket.socket(family) as asking:
-            asking.settimeout(20)
-            asking.connect(address)
-            asking.sendall(b"shout")
-            return receive_exactly(asking, 5)
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(socket.socket(family)) for _ in range(times)]
+            for peer in peers:
+                peer.settimeout(PEER_TIMEOUT)
+                peer.connect(address)
+                peer.sendall(b"shout")
+            return [receive_exactly(peer, 5) for peer in peers]
 
     async def main() -> None:
         for shard in range(shard_count()):
             server, address = await rloop.on_shard(shard, serve(shard))
-            answers = await asyncio.gather(*(in_thread(ask, address) for _ in range(8)))
-            assert answers == [b"SHOUT"] * 8
+            assert await in_thread(ask, address, 8) == [b"SHOUT"] * 8
             server.close()
             await server.wait_closed()
         assert answered == set(range(shard_count()))

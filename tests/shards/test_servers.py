@@ -13,7 +13,7 @@ import pytest
 import rloop
 from rloop import sync
 from support.peers import LOOPBACK, receive_exactly, receive_until_eof
-from support.shards import Run, several_shards, shard_count
+from support.shards import Gate, Run, several_shards, shard_count
 from support.threads import PEER_TIMEOUT, eventually, in_thread
 
 pytestmark = several_shards
@@ -125,6 +125,49 @@ def test_a_new_connection_goes_where_one_ended(run: Run[None]) -> None:
     run(main())
 
 
+def test_a_connection_that_opens_counts_once(
+    run: Run[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_transport = rloop.TokioLoop._make_socket_transport
+    gate = Gate()
+    held: list[int] = []
+
+    def hold_where_first(self: rloop.TokioLoop, *arguments: Any, **more: Any) -> Any:
+        transport = make_transport(self, *arguments, **more)
+        shard = rloop.current_shard()
+        if shard != 0 and not held:
+            held.append(shard)
+            gate.hold()
+        return transport
+
+    async def main() -> None:
+        count = shard_count()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, rloop.TokioLoop)
+
+        def opened_elsewhere() -> int:
+            return sum(
+                shard.connections
+                for index, shard in enumerate(loop.statistics())
+                if index not in held
+            )
+
+        async with await serve() as server:
+            with clients(server, 1) as first:
+                await in_thread(gate.wait_until_held)
+                # Long enough to measure that its shard is busy, and so the last of equals.
+                await asyncio.sleep(0.2)
+                with clients(server, 2 * count - 1) as others:
+                    # They are accepted, and placed, in one turn.
+                    await eventually(lambda: opened_elsewhere() >= 2 * (count - 1))
+                    gate.open()
+                    homes = await in_thread(first_bytes, first + others)
+                    assert sorted(homes) == sorted(list(range(count)) * 2)
+
+    monkeypatch.setattr(rloop.TokioLoop, "_make_socket_transport", hold_where_first)
+    run(main())
+
+
 def test_callbacks_of_one_connection_never_overlap_and_lose_no_byte(run: Run[None]) -> None:
     payload = bytes(range(256)) * 2000
 
@@ -185,11 +228,15 @@ def test_what_a_connection_spawns_may_go_elsewhere_but_what_it_starts_stays(
         # What is spawned counts for the choice of the next connection's home.
         await barrier.wait()
         inside = await asyncio.create_task(where())
-        spawned = await asyncio.gather(*(rloop.spawn(where()) for _ in range(4 * shard_count())))
-        results.put_nowait((home, inside, set(spawned)))
+        release = sync.Event()
+        spawned = [rloop.spawn(where(release)) for _ in range(4 * shard_count())]
+        release.set()
+        results.put_nowait((home, inside, set(await asyncio.gather(*spawned))))
         writer.close()
 
-    async def where() -> int:
+    async def where(release: sync.Event | None = None) -> int:
+        if release is not None:
+            await release.wait()
         return rloop.current_shard()
 
     async def main() -> None:

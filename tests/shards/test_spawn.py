@@ -384,8 +384,8 @@ def test_among_shards_with_as_much_to_do_spawn_chooses_the_least_busy(run: Run[N
         idle = rloop.on_shard(0, release.wait())
         for gate in gates:
             gate.wait_until_held()
-        # Long enough to measure how busy the shards are.
-        await asyncio.sleep(0.2)
+        # Long enough to measure how busy the shards are, whatever delays this one.
+        await asyncio.sleep(0.5)
         homes = [await rloop.spawn(where()) for _ in range(shard_count())]
         for gate in gates:
             gate.open()

@@ -5,13 +5,86 @@
 //! busy of late is taken, and of several that were about as busy, the one after the last choice.
 //!
 //! Busyness never outweighs a load: it is known of the past only, and homes are for life. If many
-//! connections came while one shard happened to be idle, all of them would be there for ever.
+//! connections came while one shard happened to be idle, all of them would be there for ever. For
+//! the same reason a load is exact at every moment: [`Load`] counts an accepted connection once,
+//! from the choice of its home until it is closed, though other threads open and close it.
+
+use parking_lot::Mutex;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The shortest time over which busyness is measured, in nanoseconds: many ticks of a coarse clock.
 const WINDOW: u64 = 50_000_000;
 
 /// Shards whose busyness is the same in so many steps are about as busy.
 const STEPS: u64 = 4;
+
+/// How much was placed on a shard and is not done. Any thread may change it.
+#[derive(Default)]
+pub struct Load {
+    amount: AtomicUsize,
+    /// How much of that is open connections.
+    connections: AtomicUsize,
+    /// The sockets of the connections that were placed and are not open yet.
+    arriving: Mutex<Vec<RawFd>>,
+}
+
+impl Load {
+    /// How much there is.
+    #[must_use]
+    pub fn amount(&self) -> usize {
+        self.amount.load(Ordering::Relaxed)
+    }
+
+    /// How many connections are open. What is closed by this count is no part of [`Load::amount`].
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
+    }
+
+    /// Counts something, until [`Load::end`].
+    pub fn begin(&self) {
+        self.amount.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Something that was counted is done.
+    pub fn end(&self) {
+        self.amount.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that is on its way, until [`Load::close`] or [`Load::give_up`].
+    pub fn expect(&self, fd: RawFd) {
+        self.arriving.lock().push(fd);
+        self.begin();
+    }
+
+    /// A connection is open: the one that was expected, or one more.
+    pub fn open(&self, fd: RawFd) {
+        if !self.forget(fd) {
+            self.begin();
+        }
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection that was open is closed.
+    pub fn close(&self) {
+        self.end();
+        self.connections.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Ends the expectation of a connection, if it has not opened.
+    pub fn give_up(&self, fd: RawFd) {
+        if self.forget(fd) {
+            self.end();
+        }
+    }
+
+    fn forget(&self, fd: RawFd) -> bool {
+        let mut arriving = self.arriving.lock();
+        let position = arriving.iter().position(|expected| *expected == fd);
+        position.map(|position| arriving.swap_remove(position)).is_some()
+    }
+}
 
 /// What is asked of a shard before a choice.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +141,53 @@ impl Placement {
 
 #[cfg(test)]
 mod tests {
-    use super::{Candidate, Placement, WINDOW};
+    use super::{Candidate, Load, Placement, WINDOW};
 
     fn shards<const N: usize>(of: [(usize, u64); N]) -> [Candidate; N] {
         of.map(|(load, busy)| Candidate { load, busy })
+    }
+
+    #[test]
+    fn a_connection_counts_once_from_its_placement_to_its_end() {
+        let load = Load::default();
+        load.expect(7);
+        assert_eq!(load.amount(), 1);
+        load.open(7);
+        assert_eq!((load.amount(), load.connections()), (1, 1));
+        load.give_up(7);
+        assert_eq!(load.amount(), 1);
+        load.close();
+        assert_eq!((load.amount(), load.connections()), (0, 0));
+    }
+
+    #[test]
+    fn a_connection_that_never_opens_is_given_up_once() {
+        let load = Load::default();
+        load.expect(7);
+        load.give_up(7);
+        load.give_up(7);
+        assert_eq!(load.amount(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_nobody_expected_counts_too() {
+        let load = Load::default();
+        load.expect(7);
+        load.open(8);
+        assert_eq!(load.amount(), 2);
+        load.give_up(7);
+        assert_eq!(load.amount(), 1);
+    }
+
+    #[test]
+    fn a_descriptor_may_come_again_before_the_first_is_given_up() {
+        let load = Load::default();
+        load.expect(7);
+        load.expect(7);
+        load.give_up(7);
+        assert_eq!(load.amount(), 1);
+        load.open(7);
+        assert_eq!(load.amount(), 1);
     }
 
     #[test]

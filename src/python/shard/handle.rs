@@ -17,7 +17,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
 use rloop_core::inbox::{Inbox, Wake};
-use rloop_core::placement::Candidate;
+use rloop_core::placement::{Candidate, Load};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -79,10 +79,8 @@ pub(crate) struct Shard {
     pub(super) process: process::Stamp,
     /// The interpreter ends: no further turn is taken.
     pub(super) retired: AtomicBool,
-    /// How many transports live here.
-    connections: AtomicUsize,
-    /// How much else was placed here and is not done.
-    placed: AtomicUsize,
+    /// The transports that live here, those that are to open here, and what was spawned.
+    pub(crate) load: Load,
     /// How many timers other threads have cancelled since the last turn.
     cancelled_elsewhere: AtomicUsize,
     /// Whether what is written now is sent later: something runs that this shard started. Like the
@@ -120,8 +118,7 @@ impl Shard {
             io: Mutex::new(Some(Arc::new(ShardIo::new()?))),
             process: process::Stamp::new(),
             retired: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-            placed: AtomicUsize::new(0),
+            load: Load::default(),
             cancelled_elsewhere: AtomicUsize::new(0),
             gathers: AtomicBool::new(false),
             has_unsent: AtomicBool::new(false),
@@ -138,10 +135,7 @@ impl Shard {
 
     /// How much was given to this shard and how busy it is, for the choice of the next home.
     pub(crate) fn candidate(&self) -> Candidate {
-        Candidate {
-            load: self.connections.load(Ordering::Relaxed) + self.placed.load(Ordering::Relaxed),
-            busy: self.counters.busy_by_now(),
-        }
+        Candidate { load: self.load.amount(), busy: self.counters.busy_by_now() }
     }
 
     /// Turns the clock of the statistics on.
@@ -151,30 +145,13 @@ impl Shard {
 
     /// What the shard has counted.
     pub(crate) fn statistics(&self) -> Reading {
-        self.counters.read(self.inbox.pushed(), self.connections.load(Ordering::Relaxed))
+        self.counters.read(self.inbox.pushed(), self.load.connections())
     }
 
     /// Forgets who waits for a descriptor and returns it.
     pub(crate) fn unwatch(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
         let io = self.io.lock().clone();
         io.map_or(Ok(None), |io| io.watches.remove(fd, side))
-    }
-
-    pub(crate) fn transport_opened(&self) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn transport_closed(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Counts something as placed here until [`Shard::unplace`].
-    pub(crate) fn place(&self) {
-        self.placed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn unplace(&self) {
-        self.placed.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// The descriptors of the shard.

@@ -172,7 +172,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new(fd: RawFd, home: Arc<Shard>) -> Self {
-        home.transport_opened();
+        home.load.open(fd);
         Self {
             fd,
             generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
@@ -192,7 +192,7 @@ impl Place {
     /// The transport is closed.
     pub(crate) fn leave(&self) {
         if self.counted.swap(false, Ordering::Relaxed) {
-            self.home.transport_closed();
+            self.home.load.close();
         }
     }
 
