@@ -231,8 +231,10 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
-    # The rest is checked on one version; the package must also fit the oldest library it runs on.
+    # The rest is checked on one version and platform; the package must also fit the oldest library
+    # and the other platform that it runs on.
     session.run("mypy", f"--python-version={MATRIX[0]}", "rloop")
+    session.run("mypy", "--platform=darwin", "rloop")
     cargo(session, "fmt", "--all", "--check")
     cargo(
         session,

@@ -73,7 +73,7 @@ class Children:
             self._watch_in_thread(event_loop, transport)
             return
         try:
-            pidfd = os.pidfd_open(pid)
+            pidfd = os.pidfd_open(pid)  # type: ignore[attr-defined, unused-ignore]
         except (AttributeError, OSError):
             self._watch_in_thread(event_loop, transport)
             return
@@ -127,7 +127,11 @@ def _reap(pid: int, pidfd: int) -> int:
         ChildProcessError: if somebody else has reaped it.
     """
     try:
-        status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        status = os.waitid(
+            os.P_PIDFD,  # type: ignore[attr-defined, unused-ignore]
+            pidfd,
+            os.WEXITED,
+        )
     except ChildProcessError:
         raise
     except OSError:
