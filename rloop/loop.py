@@ -125,6 +125,9 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         for index, counts in enumerate(self._statistics()):
             callbacks, parks, pushes, depth, connections, times, _ = counts
             driven, busy, slowest = times or (0.0, None, None)
+            if driven and busy is not None:
+                # The shard may have gone on between the two readings.
+                busy = min(busy / driven, 1.0)
             shards.append(
                 ShardStatistics(
                     shard=index,
@@ -133,7 +136,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
                     ready=depth,
                     pushes=pushes,
                     wakeups=parks,
-                    busy=busy / driven if driven and busy is not None else busy,
+                    busy=busy,
                     slowest_callback=slowest,
                 )
             )
