@@ -18,6 +18,7 @@ from typing import Any
 
 #: Seconds that a task or a thread on its way out, or a descriptor it holds, may take to go.
 SETTLING_TIME = 2.0
+TIME_BETWEEN_LOOKS = 0.005
 
 Report = dict[str, Any]
 
@@ -106,11 +107,11 @@ class LeakGuard:
         try:
             yield self
             gc.collect()
-            deadline = time.monotonic() + SETTLING_TIME
-            while time.monotonic() < deadline and (
-                open_descriptors() - descriptors or running_threads() - threads
-            ):
-                time.sleep(0.005)
+            # Looks are counted, because a machine that stands still settles nothing meanwhile.
+            for _ in range(round(SETTLING_TIME / TIME_BETWEEN_LOOKS)):
+                if not (open_descriptors() - descriptors or running_threads() - threads):
+                    break
+                time.sleep(TIME_BETWEEN_LOOKS)
         finally:
             sys.unraisablehook, threading.excepthook = hooks
         left = {
