@@ -5,7 +5,6 @@ import subprocess
 import sys
 import sysconfig
 import threading
-import time
 
 import pytest
 
@@ -54,16 +53,14 @@ def test_threads_do_not_count_references_to_the_classes_of_handles() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_eight_threads_wake_an_idle_loop_each_time_and_every_call_runs(loop: Loop) -> None:
-    """Each thread hands over a thousand calls, then waits for the loop to have run them all."""
-    lateness: list[float] = []
+    """Each thread hands over a thousand calls, then waits for the loop to have run them all.
+
+    Once all of them wait, a wake-up that was lost leaves the loop asleep for ever.
+    """
     counts = [0] * THREADS
 
     def count(name: int) -> None:
         counts[name] += 1
-
-    def answer(sent: float, answered: threading.Event) -> None:
-        lateness.append(time.monotonic() - sent)
-        answered.set()
 
     def hammer(name: int) -> None:
         answered = threading.Event()
@@ -71,13 +68,12 @@ def test_eight_threads_wake_an_idle_loop_each_time_and_every_call_runs(loop: Loo
             for _ in range(CALLS_BETWEEN_PAUSES - 1):
                 loop.call_soon_threadsafe(count, name)
             loop.call_soon_threadsafe(count, name)
-            loop.call_soon_threadsafe(answer, time.monotonic(), answered)
+            loop.call_soon_threadsafe(answered.set)
             assert answered.wait(60)
             answered.clear()
 
     run_beside_threads(loop, THREADS, hammer)
     assert counts == [CALLS_PER_THREAD] * THREADS
-    assert max(lateness) < 1
 
 
 HAMMER = """

@@ -87,22 +87,21 @@ def test_nothing_runs_while_the_loop_is_stopped(make_loop: MakeLoop, threads: in
 def test_a_worker_may_stop_the_loop(make_loop: MakeLoop, threads: int) -> None:
     loop = make_loop()
     stopped_by: list[int] = []
+    futures: list[asyncio.Future[None]] = []
 
     async def stop() -> None:
         stopped_by.append(rloop.current_shard())
         loop.stop()
 
-    async def start(shard: int) -> asyncio.Future[None]:
-        return rloop.on_shard(shard, stop())
+    def start(shard: int) -> None:
+        futures.append(rloop.on_shard(shard, stop()))
 
     for number in range(60):
-        future = loop.run_until_complete(start(number % threads))
-        # Nothing runs now. Either the worker has stopped the run that is over as well, though its
-        # result may not have arrived, or it stops the next.
-        if len(stopped_by) == number:
-            loop.run_forever()
+        loop.call_soon(start, number % threads)
+        # Not until a future is done: what stops such a run may be left over, and stop the next.
+        loop.run_forever()
         assert len(stopped_by) == number + 1
-        loop.run_until_complete(future)
+    loop.run_until_complete(asyncio.wait(futures))
     assert stopped_by == [number % threads for number in range(60)]
     loop.close()
 

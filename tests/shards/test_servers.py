@@ -153,8 +153,13 @@ def test_a_connection_that_opens_counts_once(
             )
 
         async with await serve() as server:
+            # So the first goes elsewhere, however busy the others happen to be.
+            release = sync.Event()
+            occupying = rloop.on_shard(0, release.wait())
             with clients(server, 1) as first:
                 await in_thread(gate.wait_until_held)
+                release.set()
+                await occupying
                 # Long enough to measure that its shard is busy, and so the last of equals.
                 await asyncio.sleep(0.2)
                 with clients(server, 2 * count - 1) as others:

@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import gc
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -384,15 +385,17 @@ def test_among_shards_with_as_much_to_do_spawn_chooses_the_least_busy(run: Run[N
         idle = rloop.on_shard(0, release.wait())
         for gate in gates:
             gate.wait_until_held()
-        # Long enough to measure how busy the shards are, whatever delays this one.
-        await asyncio.sleep(0.5)
-        homes = [await rloop.spawn(where()) for _ in range(shard_count())]
+        # Then they have been busy for most of the life of the loop, whatever delayed this shard.
+        await asyncio.sleep(max(0.5, 3 * (time.monotonic() - started)))
+        # One: the time until another would be measured too, and a delay of this shard in it.
+        spawned = rloop.spawn(where())
         for gate in gates:
             gate.open()
         release.set()
+        assert await spawned == 0
         await asyncio.gather(idle, *held)
-        assert set(homes) == {0}
 
+    started = time.monotonic()
     run(main())
 
 
@@ -401,11 +404,14 @@ def test_a_shard_is_relieved_when_its_task_ends(run: Run[None]) -> None:
         count = shard_count()
         for _ in range(3):
             await asyncio.gather(*(rloop.on_shard(0, answer()) for _ in range(20)))
-            homes = await asyncio.gather(*(rloop.spawn(where_after(1)) for _ in range(count)))
-            assert sorted(homes) == list(range(count))
+            # None ends before all have their homes.
+            release = sync.Event()
+            spawned = [rloop.spawn(where_after(release)) for _ in range(count)]
+            release.set()
+            assert sorted(await asyncio.gather(*spawned)) == list(range(count))
 
-    async def where_after(count: int) -> int:
-        await turns(count)
+    async def where_after(release: sync.Event) -> int:
+        await release.wait()
         return rloop.current_shard()
 
     run(main())

@@ -13,6 +13,7 @@ import pytest
 import rloop
 from support.peers import LOOPBACK, stream_pair
 from support.protocols import RecordingProtocol
+from support.shards import on_each_shard
 from support.threads import eventually, in_thread
 from support.tls import SERVER_NAME, Authority, connected_to_record_peer, wrap_server
 
@@ -62,11 +63,15 @@ def test_many_connections_are_echoed_on_both_shards(
         writer.close()
         await writer.wait_closed()
 
+    async def exchange_at_once(address: tuple[str, int], context: ssl.SSLContext) -> None:
+        await asyncio.gather(*(exchange(address, context) for _ in range(CONNECTIONS // 2)))
+
     async def main() -> None:
         server = await asyncio.start_server(echo, LOOPBACK, 0, ssl=authority.server_context())
         address = server.sockets[0].getsockname()
         context = authority.client_context()
-        await asyncio.gather(*(exchange(address, context) for _ in range(CONNECTIONS)))
+        # The clients count as well: if all were on one shard, all servers could be on the other.
+        await on_each_shard(exchange_at_once, address, context)
         server.close()
         await server.wait_closed()
 
