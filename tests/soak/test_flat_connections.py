@@ -71,14 +71,12 @@ async def test_a_server_of_streams_accumulates_nothing() -> None:
     await server.wait_closed()
 
 
-def answer_repeatedly(listener: socket.socket) -> None:
-    """Echo one message for each connection until the listener is shut down."""
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
+def answer_repeatedly(listener: socket.socket, count: int) -> None:
+    """Echo one message for each of so many connections, and wait for its end."""
+    for _ in range(count):
+        connection, _ = listener.accept()
         with connection:
+            connection.settimeout(PEER_TIMEOUT)
             connection.sendall(connection.recv(5))
             connection.recv(1)
 
@@ -100,13 +98,14 @@ async def test_a_client_accumulates_nothing(loop: Loop) -> None:
             self.lost.set_result(exc)
 
     async def connect_repeatedly(count: int) -> None:
+        # Until the peer has closed its last one, too: it is in this process, and counted.
+        answering = in_thread(answer_repeatedly, listener, count)
         for _ in range(count):
             _, protocol = await loop.create_connection(Client, *address)
             assert await protocol.lost is None
+        await answering
 
     with socket.create_server((LOOPBACK, 0)) as listener:
+        listener.settimeout(PEER_TIMEOUT)
         address = listener.getsockname()
-        answering = in_thread(answer_repeatedly, listener)
         await repeat_flat(connect_repeatedly)
-        listener.shutdown(socket.SHUT_RDWR)
-        await answering
