@@ -16,6 +16,9 @@ An id is unittest's without the package, such as ``test_locks.LockTests.test_rep
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+#: Seconds that a worker may take to import its module. No limit of a test is meant for that.
+START_SECONDS = 60.0
+
 Status = Literal["passed", "failed", "skipped"]
 
 

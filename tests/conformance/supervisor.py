@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from conformance.protocol import Orders, Outcome, Status
+from conformance.protocol import START_SECONDS, Orders, Outcome, Status
 
 WORKER = Path(__file__).with_name("worker.py")
 # Seconds. A worker ends a hanging test itself, with a dump of its threads; should it not manage
@@ -144,14 +144,16 @@ class Supervisor:
         """Yield the worker's messages.
 
         Raises:
-            TimeoutError: if it falls silent for longer than a test may take.
+            TimeoutError: if it falls silent for longer than its start or a test may take.
         """
         poll = select.poll()
         poll.register(report, select.POLLIN)
         pending = b""
+        patience = START_SECONDS
         while True:
-            if not poll.poll((self._timeout + GRACE) * 1000):
+            if not poll.poll((patience + GRACE) * 1000):
                 raise TimeoutError
+            patience = self._timeout
             chunk = report.read(65536)
             if not chunk:
                 return

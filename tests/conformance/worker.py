@@ -5,7 +5,8 @@ the process is in the state that ``python -m test`` gives its own workers, but f
 
 A test that runs longer than its limit ends the process, with a dump of all threads on standard
 error: faulthandler's watchdog does that on its own, so no deadlock can stop it. The supervisor
-then goes on with the other tests in a fresh process.
+then goes on with the other tests in a fresh process. What comes before the first test has a limit
+of its own.
 """
 
 import faulthandler
@@ -23,7 +24,7 @@ from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conformance.protocol import Orders, Outcome, Status
+from conformance.protocol import START_SECONDS, Orders, Outcome, Status
 from conformance.redirect import (
     RedirectedLoopClass,
     find_loop_factory,
@@ -182,7 +183,7 @@ def main() -> None:
     """Carry out the orders on standard input."""
     orders: Orders = json.loads(sys.stdin.readline())
     report = Report(orders["report"])
-    faulthandler.dump_traceback_later(orders["timeout"], exit=True)
+    faulthandler.dump_traceback_later(START_SECONDS, exit=True)
     prepare_process()
     loop_class = redirect_loop_creation(find_loop_factory(orders["loop"]))
     redirect_primitives(orders["primitives"])
