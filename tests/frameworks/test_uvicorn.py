@@ -65,7 +65,9 @@ async def test_httpx_gets_posts_and_streams() -> None:
     body = os.urandom(2 << 20)
     async with (
         serving() as (host, port),
-        httpx.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False) as client,
+        httpx.AsyncClient(
+            base_url=f"http://{host}:{port}", trust_env=False, timeout=PEER_TIMEOUT
+        ) as client,
     ):
         greeting = await client.get("/")
         assert (greeting.status_code, greeting.content) == (200, b"hello")

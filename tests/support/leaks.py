@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: Seconds that a task or a thread on its way out, or a descriptor it holds, may take to go.
-SETTLING_TIME = 2.0
+SETTLING_TIME = 20.0
 TIME_BETWEEN_LOOKS = 0.005
 
 Report = dict[str, Any]

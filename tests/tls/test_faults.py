@@ -94,10 +94,14 @@ async def test_a_hello_that_is_cut_off(
 
 
 def exchange(certificates: Certificates, address: Address) -> bytes:
-    """Send a greeting to a server of RecordingProtocol; the server works if it arrives."""
+    """Send a greeting to a server of RecordingProtocol; the server works if it arrives.
+
+    It has when the server, which reads in order, answers the close notification behind it.
+    """
     raw = socket.create_connection(address, timeout=PEER_TIMEOUT)
     with trusting(certificates).wrap_socket(raw, server_hostname=HOST) as secured:
         secured.sendall(b"hello")
+        secured.unwrap().close()
         return b"hello"
 
 
