@@ -59,10 +59,11 @@ async def test_a_slow_callback_is_logged_with_its_duration(
     with caplog.at_level(logging.WARNING, logger="asyncio"):
         loop.call_soon(slow)
         await turns(2)
-    (message,) = [text for text in caplog.messages if "slow" in text]
+    # A step of this test may be slow too, and any of them much slower than it tries to be.
+    (message,) = [text for text in caplog.messages if "slow()" in text]
     assert re.fullmatch(
         r"Executing <Handle .*slow\(\).* created at .*test_debug_mode.py:\d+> "
-        r"took 0\.\d{3} seconds",
+        r"took \d+\.\d{3} seconds",
         message,
     )
 
@@ -80,7 +81,9 @@ async def test_a_slow_task_step_is_logged_with_the_task(
     with caplog.at_level(logging.WARNING, logger="asyncio"):
         await loop.create_task(slow_step(), name="the slow one")
     (message,) = [text for text in caplog.messages if "slow_step" in text]
-    assert re.fullmatch(r"Executing <Task .*name='the slow one'.*> took 0\.\d{3} seconds", message)
+    assert re.fullmatch(
+        r"Executing <Task .*name='the slow one'.*> took \d+\.\d{3} seconds", message
+    )
 
 
 async def test_nothing_slow_is_logged_without_debug_mode(
