@@ -118,9 +118,14 @@ async def test_a_fifo_that_another_writer_opened_since_has_not_ended(
     await turns(3)
     transport.resume_reading()
     await turns(3)
-    started = time.thread_time()
-    await asyncio.sleep(0.1)
-    assert time.thread_time() - started < 0.05, "the loop did not rest"
+    # Where the machine itself stalls, that may count as the thread's time, but not every time.
+    for _ in range(5):
+        started = time.thread_time()
+        await asyncio.sleep(0.1)
+        if time.thread_time() - started < 0.01:
+            break
+    else:
+        pytest.fail("the loop did not rest")
     os.write(second, b"two ")
     assert await protocol.received(8) == b"one two "
     os.close(second)
