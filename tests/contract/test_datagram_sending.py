@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.datagrams import ANY_PORT, endpoint
+from support.datagrams import ANY_PORT, endpoint, refusing_socket
 from support.leaks import LeakGuard
 from support.peers import LOOPBACK
 from support.protocols import RecordingDatagramProtocol
@@ -49,15 +49,16 @@ async def test_an_answer_goes_to_where_the_datagram_came_from(peer: socket.socke
     class Echo(RecordingDatagramProtocol):
         def datagram_received(self, data: bytes, addr: Any) -> None:
             self.transport.sendto(data, addr)
+            super().datagram_received(data, addr)
 
-    async with endpoint(Echo(), local_addr=ANY_PORT) as (transport, _):
+    async with endpoint(Echo(), local_addr=ANY_PORT) as (transport, protocol):
         address = transport.get_extra_info("sockname")
         with socket.socket(type=socket.SOCK_DGRAM) as other:
             other.settimeout(PEER_TIMEOUT)
             for number in range(20):
                 for sender in (peer, other):
                     sender.sendto(b"%d" % number, address)
-                await turns(3)
+                await protocol.called_times("datagram_received", 2 * (number + 1))
                 assert peer.recv(100) == other.recv(100) == b"%d" % number
 
 
@@ -141,19 +142,16 @@ async def test_an_address_that_is_none_ends_the_endpoint(
 
 
 async def test_refusals_are_reported_one_by_one_and_the_endpoint_goes_on(loop: Loop) -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as dead:
-        dead.bind(ANY_PORT)
-        address = dead.getsockname()
-    async with endpoint(remote_addr=address) as (transport, protocol):
-        for count in range(1, 20):
-            transport.sendto(b"to nobody")
-            await protocol.called_times("error_received", count)
-        errors = protocol.values("error_received")
-        assert {type(error) for error in errors} == {ConnectionRefusedError}
-        with socket.socket(type=socket.SOCK_DGRAM) as revived:
-            revived.bind(address)
+    with refusing_socket() as other:
+        async with endpoint(remote_addr=other.getsockname()) as (transport, protocol):
+            for count in range(1, 20):
+                transport.sendto(b"to nobody")
+                await protocol.called_times("error_received", count)
+            errors = protocol.values("error_received")
+            assert {type(error) for error in errors} == {ConnectionRefusedError}
+            other.connect(transport.get_extra_info("sockname"))
             for number in range(10):
-                revived.sendto(b"%d" % number, transport.get_extra_info("sockname"))
+                other.send(b"%d" % number)
             await protocol.called_times("datagram_received", 10)
 
 

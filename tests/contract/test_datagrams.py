@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from support.datagrams import ANY_PORT, endpoint
+from support.datagrams import ANY_PORT, endpoint, refusing_socket
 from support.leaks import LeakGuard
 from support.peers import LOOPBACK, fill
 from support.protocols import RecordingDatagramProtocol
@@ -61,21 +61,17 @@ async def test_a_connected_endpoint_needs_no_address_and_takes_no_other(
 async def test_a_refused_datagram_reaches_error_received_and_the_endpoint_stays_open(
     loop: Loop,
 ) -> None:
-    with socket.socket(type=socket.SOCK_DGRAM) as dead:
-        dead.bind(ANY_PORT)
-        address = dead.getsockname()
-    async with endpoint(remote_addr=address) as (transport, protocol):
-        transport.sendto(b"to nobody")
-        error = await protocol.called("error_received")
-        assert isinstance(error, ConnectionRefusedError)
-        assert not transport.is_closing()
-        with socket.socket(type=socket.SOCK_DGRAM) as revived:
-            revived.bind(address)
+    with refusing_socket() as other:
+        address = other.getsockname()
+        async with endpoint(remote_addr=address) as (transport, protocol):
+            transport.sendto(b"to nobody")
+            error = await protocol.called("error_received")
+            assert isinstance(error, ConnectionRefusedError)
+            assert not transport.is_closing()
+            other.connect(transport.get_extra_info("sockname"))
             transport.sendto(b"to somebody")
-            revived.settimeout(PEER_TIMEOUT)
-            data, sender = revived.recvfrom(100)
-            assert data == b"to somebody"
-            revived.sendto(b"answer", sender)
+            assert other.recv(100) == b"to somebody"
+            other.send(b"answer")
             assert await protocol.called("datagram_received") == (b"answer", address)
 
 

@@ -2,14 +2,27 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 from support.peers import LOOPBACK
 from support.protocols import RecordingDatagramProtocol
-from support.threads import turns
+from support.threads import PEER_TIMEOUT, turns
 
 ANY_PORT = (LOOPBACK, 0)
+
+
+def refusing_socket() -> socket.socket:
+    """Return a UDP socket whose address refuses every datagram, and is nobody else's meanwhile.
+
+    It is connected to itself; once it is connected to another, it receives from that one.
+    """
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.settimeout(PEER_TIMEOUT)
+    sock.bind(ANY_PORT)
+    sock.connect(sock.getsockname())
+    return sock
 
 
 @contextlib.asynccontextmanager
