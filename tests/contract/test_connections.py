@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import re
+import select
 import socket
 import sys
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ import pytest
 
 from support.peers import LOOPBACK
 from support.protocols import RecordingProtocol
-from support.threads import turns
+from support.threads import PEER_TIMEOUT, turns
 
 Loop = asyncio.AbstractEventLoop
 Address = tuple[str, int]
@@ -128,6 +129,8 @@ class BlackHole:
             filler.setblocking(False)
             filler.connect_ex(self.address)
             self._waiting.append(filler)
+        # Full since one is there to be accepted.
+        assert select.select([self._listener], [], [], PEER_TIMEOUT)[0]
 
     def close(self) -> None:
         for sock in (*self._waiting, self._listener):
