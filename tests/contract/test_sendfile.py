@@ -88,7 +88,7 @@ async def test_what_was_written_before_and_after_keeps_its_place(
 
 
 async def test_writing_while_a_file_is_sent_is_refused(loop: Loop, path: Path) -> None:
-    async with connected(RecordingProtocol()) as (transport, peer):
+    async with connected(RecordingProtocol(), "unix") as (transport, peer):
         with path.open("rb") as file:
             sending = asyncio.ensure_future(loop.sendfile(transport, file))
             await turns(3)
@@ -101,7 +101,7 @@ async def test_writing_while_a_file_is_sent_is_refused(loop: Loop, path: Path) -
 
 async def test_reading_is_held_while_a_file_is_sent(loop: Loop, path: Path) -> None:
     protocol = RecordingProtocol()
-    async with connected(protocol) as (transport, peer):
+    async with connected(protocol, "unix") as (transport, peer):
         with path.open("rb") as file:
             sending = asyncio.ensure_future(loop.sendfile(transport, file))
             await turns(3)
@@ -276,7 +276,7 @@ async def test_a_file_that_becomes_longer_is_sent_to_its_new_end(loop: Loop, pat
 
 
 async def test_two_files_at_once_on_one_transport_are_refused(loop: Loop, path: Path) -> None:
-    async with connected(RecordingProtocol()) as (transport, peer):
+    async with connected(RecordingProtocol(), "unix") as (transport, peer):
         with path.open("rb") as file, path.open("rb") as second:
             sending = asyncio.ensure_future(loop.sendfile(transport, file))
             await turns(3)

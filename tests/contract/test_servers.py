@@ -36,9 +36,11 @@ class Served:
         return protocol
 
     async def next(self, count: int = 1) -> RecordingProtocol:
-        """Wait until that many connections have been accepted and return the last of them."""
+        """Wait until that many connections have been made and return the last of them."""
         await eventually(lambda: len(self.protocols) >= count)
-        await self.protocols[count - 1].called("connection_made")
+        # Each on a thread of its own, perhaps.
+        for protocol in self.protocols:
+            await protocol.called("connection_made")
         return self.protocols[count - 1]
 
     async def end(self) -> None:
@@ -319,8 +321,16 @@ async def test_a_failing_protocol_factory_is_reported_and_the_server_goes_on(
         # asyncio leaves the accepted socket to the garbage collector, which warns; until then
         # the exception's traceback holds it.
         del report
+        receiving = asyncio.ensure_future(in_thread(receive_until_eof, refused))
+
+        def is_collected() -> bool:
+            guard.take_unraisable()
+            return receiving.done()
+
+        # Not before the task that reported it has ended, perhaps on another thread.
+        await eventually(is_collected)
         guard.take_unraisable()
-        assert await in_thread(receive_until_eof, refused) == b""
+        assert await receiving == b""
     with connect(server):
         await served.next()
     await served.end()

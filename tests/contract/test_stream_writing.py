@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import re
+import select
 import socket
 import sys
 from asyncio import selector_events
@@ -348,6 +349,8 @@ async def test_write_to_a_peer_that_is_gone_reaches_connection_lost() -> None:
     async with connected(protocol) as (transport, peer):
         transport.pause_reading()
         reset(peer)
+        # The kernel may deliver it later.
+        select.select([transport.get_extra_info("socket")], [], [])
         transport.write(b"to nobody")
         transport.write(b"to nobody")
         error = await protocol.called("connection_lost")

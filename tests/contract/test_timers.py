@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import math
 import random
-import statistics
 import sys
 from pathlib import Path
 
@@ -209,11 +208,18 @@ async def test_an_idle_loop_sleeps_until_its_timer_is_due(loop: Loop) -> None:
         (line,) = [line for line in status.splitlines() if line.startswith("voluntary_ctxt")]
         return int(line.split()[1])
 
-    due = loop.create_future()
-    before = wake_ups()
-    loop.call_later(0.3, due.set_result, None)
-    await due
-    assert wake_ups() - before <= 3
+    async def wake_ups_of_a_wait() -> int:
+        due = loop.create_future()
+        before = wake_ups()
+        loop.call_later(0.3, due.set_result, None)
+        await due
+        return wake_ups() - before
+
+    # The kernel may let the thread wait for other things too, such as memory, but not each time.
+    counts: list[int] = []
+    while not counts or (counts[-1] > 3 and len(counts) < 5):
+        counts.append(await wake_ups_of_a_wait())
+    assert min(counts) <= 3
 
 
 @pytest.mark.only_on("rloop")
@@ -221,8 +227,12 @@ async def test_an_idle_loop_sleeps_until_its_timer_is_due(loop: Loop) -> None:
 def test_a_timer_is_less_late_than_asyncios_beside_it(
     loop_factory: LoopFactory, delay: float
 ) -> None:
-    """asyncio waits for whole milliseconds. What else makes timers late, both suffer in turn."""
+    """asyncio waits for whole milliseconds. What else makes timers late, both suffer in turn.
+
+    On a busy machine that may be most of the time, but not always.
+    """
     late: dict[str, list[float]] = {"asyncio": [], "rloop": []}
+    half_of_what_is_rounded_up = (math.ceil(delay * 1000) / 1000 - delay) / 2
 
     def measure(loop: Loop, lateness: list[float]) -> None:
         def fire() -> None:
@@ -241,4 +251,8 @@ def test_a_timer_is_less_late_than_asyncios_beside_it(
             measure(control, late["asyncio"])
             measure(ours, late["rloop"])
     assert min(late["rloop"]) >= 0
-    assert statistics.median(late["rloop"]) < statistics.median(late["asyncio"])
+    prompt = {
+        name: sum(lateness < half_of_what_is_rounded_up for lateness in latenesses)
+        for name, latenesses in late.items()
+    }
+    assert prompt["rloop"] > prompt["asyncio"]

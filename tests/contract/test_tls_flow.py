@@ -11,7 +11,7 @@ import pytest
 from support.leaks import LeakGuard
 from support.peers import stream_pair
 from support.protocols import RecordingProtocol
-from support.threads import eventually, in_thread, turns
+from support.threads import PEER_TIMEOUT, eventually, in_thread, turns
 from support.tls import (
     SERVER_NAME,
     TLS_VERSIONS,
@@ -138,7 +138,7 @@ async def test_close_while_reading_is_paused_is_orderly(authority: Authority) ->
 
 @pytest.mark.fails_on("asyncio", reason="the end of the handshake is sent when reading goes on")
 async def test_a_protocol_that_starts_paused_does_not_hold_up_the_handshake(
-    authority: Authority,
+    authority: Authority, loop_name: str
 ) -> None:
     class Paused(RecordingProtocol):
         def connection_made(self, transport: Any) -> None:
@@ -146,7 +146,9 @@ async def test_a_protocol_that_starts_paused_does_not_hold_up_the_handshake(
             transport.pause_reading()
 
     protocol = Paused()
-    connecting = connected_to_record_peer(protocol, authority, "tls1.3", patience=2)
+    # As little as is enough where nothing comes.
+    patience = 2 if loop_name == "asyncio" else PEER_TIMEOUT
+    connecting = connected_to_record_peer(protocol, authority, "tls1.3", patience=patience)
     async with connecting as (transport, peer):
         peer.send(b"held back")
         await turns(20)
