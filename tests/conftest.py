@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.leaks import SETTLING_TIME, LeakGuard
+from support.leaks import SETTLING_TIME, TIME_BETWEEN_LOOKS, LeakGuard
 from support.loops import DEFAULT_LOOPS, KNOWN_LOOPS, LoopFactory, factory_of
 
 if TYPE_CHECKING:
@@ -166,8 +166,11 @@ def loop_factory(loop_name: str, guard: LeakGuard) -> LoopFactory:
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> set[asyncio.Task[Any]]:
     """Shut down what the loop runs; return the tasks that did not end by themselves."""
     forgotten = asyncio.all_tasks() - {asyncio.current_task()}
-    if forgotten:
-        _, forgotten = await asyncio.wait(forgotten, timeout=SETTLING_TIME)
+    # Looks are counted, as the leak guard's are.
+    for _ in range(round(SETTLING_TIME / TIME_BETWEEN_LOOKS)):
+        if not forgotten:
+            break
+        _, forgotten = await asyncio.wait(forgotten, timeout=TIME_BETWEEN_LOOKS)
     for task in forgotten:
         task.cancel()
     await asyncio.gather(*forgotten, return_exceptions=True)

@@ -399,6 +399,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_random_programs_end_as_on_asyncio(seeds: range, threads: int, make_loop: Any) -> None:
     with (
         asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as oracle,
