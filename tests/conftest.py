@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import signal
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "fails_on(name, reason=, when=True): a known defect of another loop, strictly expected",
     ):
         config.addinivalue_line("markers", line)
+    # A shell has the processes that it starts in the background ignore Ctrl-C, and so their children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
