@@ -1,5 +1,6 @@
 """The server of a loop that has several shards."""
 
+import socket
 import threading
 from asyncio import base_events
 from typing import Any
@@ -31,6 +32,13 @@ class Server(base_events.Server):
     def _detach(self, transport: Any) -> None:
         with self._lock:
             super()._detach(transport)  # type: ignore[misc]
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets it listens on; none once it is closed."""
+        # The standard library looks twice: whether there are any, and which.
+        with self._lock:
+            return super().sockets
 
     def close(self) -> None:
         """Stop listening. See :meth:`asyncio.Server.close`."""

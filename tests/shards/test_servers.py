@@ -294,6 +294,21 @@ def test_a_server_may_be_ended_on_any_shard(ending: str, run: Run[None]) -> None
     run(main())
 
 
+def test_a_server_that_is_closed_meanwhile_may_be_asked_for_its_sockets(run: Run[None]) -> None:
+    async def close(server: asyncio.Server) -> None:
+        server.close()
+
+    async def main() -> None:
+        for _ in range(100):
+            server = await serve()
+            closing = rloop.on_shard(1, close(server))
+            while server.sockets:
+                pass
+            await closing
+
+    run(main())
+
+
 def test_connections_that_end_everywhere_at_once_end_their_server(run: Run[None]) -> None:
     """The last of them wakes who waits, however the last ones overlap."""
     # Not what the statistics count: the server does not know yet of a transport that is just made.
