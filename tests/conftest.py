@@ -74,7 +74,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "fails_on(name, reason=, when=True): a known defect of another loop, strictly expected",
     ):
         config.addinivalue_line("markers", line)
-    # A shell has the processes that it starts in the background ignore Ctrl-C, and so their children.
+    # What a shell starts in the background ignores Ctrl-C, and so do its children.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
