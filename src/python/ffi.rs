@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError};
 use pyo3::ffi::compat;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyContext, PyTuple};
+use pyo3::types::{PyBytes, PyContext, PyTuple, PyType};
 use pyo3::{PyTypeInfo, ffi};
 use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
@@ -78,30 +78,45 @@ pub(crate) trait OneArgumentMethod: 'static {
     fn call(slf: &Bound<'_, Self::Class>, argument: &Bound<'_, PyAny>) -> PyResult<()>;
 }
 
-/// Adds a method to its class with the C calling convention for one argument (`METH_O`).
+/// Adds a method to its class, or to a subclass, with the C calling convention for one argument
+/// (`METH_O`). A subclass that has another method than that class under its name keeps it.
 ///
 /// `#[pymethods]` always parses keywords, which is 150 instructions per call more; this is for the
-/// methods that are called per packet. The definition is leaked: a class refers to it for ever.
-pub(crate) fn add_one_argument_method<M: OneArgumentMethod>(py: Python<'_>) -> PyResult<()> {
+/// methods that are called per packet. The interpreter specializes a call only if the class of the
+/// receiver is the very one that the method was added to, hence the subclasses: 170 instructions.
+/// The definition is leaked: a class refers to it for ever.
+pub(crate) fn add_one_argument_method<M: OneArgumentMethod>(
+    class: &Bound<'_, PyType>,
+) -> PyResult<()> {
+    let py = class.py();
+    let owner = M::Class::type_object(py);
+    let name = M::NAME.to_string_lossy();
+    if !class.is(&owner) {
+        if !class.is_subclass(&owner)? {
+            return Err(PyTypeError::new_err("not a subclass of the method's class"));
+        }
+        if !class.getattr(name.as_ref())?.is(owner.getattr(name.as_ref())?) {
+            return Ok(());
+        }
+    }
     let definition = Box::leak(Box::new(ffi::PyMethodDef {
         ml_name: M::NAME.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: one_argument::<M> },
         ml_flags: ffi::METH_O,
         ml_doc: M::DOC.as_ptr(),
     }));
-    let class = M::Class::type_object(py);
     // SAFETY: `class` is a type object, and the definition lives for ever.
     let descriptor = unsafe { ffi::PyDescr_NewMethod(class.as_type_ptr(), definition) };
     // SAFETY: the call returns a new reference, or null with an exception set.
     let descriptor = unsafe { Bound::from_owned_ptr_or_err(py, descriptor) }?;
-    class.setattr(M::NAME.to_string_lossy().as_ref(), descriptor)
+    class.setattr(name.as_ref(), descriptor)
 }
 
 /// The C function behind a [`OneArgumentMethod`].
 ///
 /// # Safety
 /// Only the interpreter calls this: attached, with a receiver that the method descriptor has checked
-/// to be an instance of the class, and an argument.
+/// to be an instance of the class it was added to, hence of `M::Class`, and an argument.
 unsafe extern "C" fn one_argument<M: OneArgumentMethod>(
     slf: *mut ffi::PyObject,
     argument: *mut ffi::PyObject,

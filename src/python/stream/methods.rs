@@ -117,6 +117,12 @@ impl StreamTransport {
         Ok(imports::TRANSPORT.class(py)?.clone())
     }
 
+    /// Gives the subclass a `write()` of its own, for which the interpreter specializes calls.
+    #[classmethod]
+    fn __init_subclass__(cls: &Bound<'_, PyType>) -> PyResult<()> {
+        ffi::add_one_argument_method::<Write>(cls)
+    }
+
     /// Optional transport information, as `asyncio.BaseTransport.get_extra_info`.
     #[pyo3(signature = (name, default = None))]
     fn get_extra_info(

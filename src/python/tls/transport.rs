@@ -3,7 +3,7 @@
 
 use super::protocol::{Remote, TlsProtocol};
 use crate::python::event_loop::EventLoop;
-use crate::python::ffi::OneArgumentMethod;
+use crate::python::ffi::{self, OneArgumentMethod};
 use crate::python::initialized::Initialized;
 use crate::python::transports::Endpoint;
 use crate::python::{buffer, imports};
@@ -80,6 +80,12 @@ impl TlsTransport {
     #[getter(__class__)]
     fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
         Ok(imports::SSL_TRANSPORT.class(py)?.clone())
+    }
+
+    /// Gives the subclass a `write()` of its own, for which the interpreter specializes calls.
+    #[classmethod]
+    fn __init_subclass__(cls: &Bound<'_, PyType>) -> PyResult<()> {
+        ffi::add_one_argument_method::<Write>(cls)
     }
 
     /// Optional transport information, as `asyncio.BaseTransport.get_extra_info`.
