@@ -7,14 +7,18 @@ use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
 
+/// What the socket method that receives into a buffer calls it in an error.
+pub(crate) const TARGET_OF_RECV_INTO: &str = "recv_into() argument 1";
+
 /// Checks that `data` is what `write()` takes.
 ///
 /// # Errors
 /// `TypeError`, worded as the running Python version words it.
 pub(crate) fn check(data: &Bound<'_, PyAny>) -> PyResult<()> {
+    // A class that has no subclasses is recognized without a call.
     if data.is_instance_of::<PyBytes>()
-        || data.is_instance_of::<PyByteArray>()
         || data.is_instance_of::<PyMemoryView>()
+        || data.is_instance_of::<PyByteArray>()
     {
         return Ok(());
     }

@@ -13,6 +13,7 @@
 //! have a shape for each family, and a subclass may do as it likes.
 
 use crate::driving::sockets;
+use crate::python::buffer::TARGET_OF_RECV_INTO;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::event_loop::EventLoop;
 use crate::python::handle::must_propagate;
@@ -71,7 +72,7 @@ impl<'a, 'py> Target<'a, 'py> {
 
     /// Receives into a writable buffer.
     pub(crate) fn receive_into(self, buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        if self.is_plain && ffi::with_writable_bytes(buffer, |_| ()).is_ok() {
+        if self.is_plain && ffi::with_writable_bytes(buffer, TARGET_OF_RECV_INTO, |_| ()).is_ok() {
             return self.begin(Operation::ReceiveInto(buffer.clone().unbind()), Side::Reader);
         }
         self.call("recv_into", (buffer,), Side::Reader)
@@ -191,9 +192,10 @@ impl Operation {
             Self::Receive(limit) => receive(py, fd.unwrap_or(-1), *limit),
             Self::ReceiveInto(buffer) => {
                 let fd = fd.unwrap_or(-1);
-                let received = ffi::with_writable_bytes(buffer.bind(py), |bytes| {
-                    if bytes.is_empty() { Ok(Some(0)) } else { sockets::receive(fd, bytes) }
-                })?;
+                let received =
+                    ffi::with_writable_bytes(buffer.bind(py), TARGET_OF_RECV_INTO, |bytes| {
+                        if bytes.is_empty() { Ok(Some(0)) } else { sockets::receive(fd, bytes) }
+                    })?;
                 let received = received.or_os_error(py)?;
                 received.map(|count| Ok(count.into_pyobject(py)?.into_any())).transpose()
             }

@@ -123,7 +123,7 @@ impl RustlsObject {
     pub(crate) fn read_into(&self, target: &Bound<'_, PyAny>) -> PyResult<(usize, bool)> {
         let py = target.py();
         let mut used = Vec::new();
-        let read = ffi::with_writable_bytes(target, |mut target| {
+        let read = ffi::with_writable_bytes(target, "read() argument 2", |mut target| {
             let mut connection = self.connection.lock();
             let mut len = 0;
             while let Some(chunk) = connection.plaintext.front() {

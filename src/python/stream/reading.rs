@@ -4,14 +4,16 @@ use super::state::{ReadPath, Receiver};
 use super::transport::StreamTransport;
 use crate::driving::registration::{Direction, Event};
 use crate::driving::stream::Read;
+use crate::python::buffer::TARGET_OF_RECV_INTO;
 use crate::python::error::{OrOsError, os_error};
 use crate::python::ffi;
 use crate::python::tls::TlsProtocol;
-use crate::python::transports::{Endpoint, Polled, Queueing, with_read_buffer};
+use crate::python::transports::{Endpoint, PacketMethod, Polled, Queueing, with_read_buffer};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyInt};
 use std::sync::Arc;
 
 /// What a read event led to.
@@ -20,10 +22,14 @@ enum Received<'py> {
     Data(Bound<'py, PyBytes>, Option<Event>),
     /// The TLS protocol has taken the bytes, or failed to.
     Decrypted(PyResult<()>, Option<Event>),
-    /// A buffered protocol has to be asked where to receive.
-    Wanted,
     End,
     Failed(std::io::Error),
+}
+
+/// What `get_buffer()` is told of how much is to come: nothing.
+fn no_size_hint(py: Python<'_>) -> &Bound<'_, PyInt> {
+    static NONE: PyOnceLock<Py<PyInt>> = PyOnceLock::new();
+    NONE.get_or_init(py, || PyInt::new(py, -1).unbind()).bind(py)
 }
 
 impl StreamTransport {
@@ -44,30 +50,33 @@ impl StreamTransport {
     /// `SystemExit` and `KeyboardInterrupt` of the protocol.
     pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
+        let state = slf.get().state.lock();
+        let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active()) else {
+            return Ok(());
+        };
+        let path = objects.read_path.clone();
+        if matches!(path.receiver, Receiver::Buffered { .. }) {
+            drop(state);
+            return ffi::in_context(path.context.bind(py), || Self::receive_into(slf, &path));
+        }
         let received = with_read_buffer(|buffer| {
-            let state = slf.get().state.lock();
-            let objects = state.objects.as_ref().filter(|_| state.life.is_reader_active())?;
-            let path = objects.read_path.clone();
-            if matches!(path.receiver, Receiver::Buffered { .. }) {
-                return Some((path, Received::Wanted));
-            }
             let (len, more) = match state.read(buffer) {
                 Ok(Read::Received(len)) => (len, None),
                 Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().place.event(Direction::Read))),
                 Ok(Read::NotReady) => return None,
-                Ok(Read::End) => return Some((path, Received::End)),
-                Err(error) => return Some((path, Received::Failed(error))),
+                Ok(Read::End) => return Some(Received::End),
+                Err(error) => return Some(Received::Failed(error)),
             };
             drop(state);
             if let Receiver::Tls(protocol) = &path.receiver
                 && let Some(taken) = protocol.get().decrypt(py, &buffer[..len])
             {
-                return Some((path, Received::Decrypted(taken, more)));
+                return Some(Received::Decrypted(taken, more));
             }
-            Some((path, Received::Data(PyBytes::new(py, &buffer[..len]), more)))
+            Some(Received::Data(PyBytes::new(py, &buffer[..len]), more))
         });
         // Not the calls alone: who is told later of what ends here is told in this context, too.
-        received.map_or(Ok(()), |(path, received)| {
+        received.map_or(Ok(()), |received| {
             ffi::in_context(path.context.bind(py), || Self::pass_on(slf, received, &path))
         })
     }
@@ -101,7 +110,6 @@ impl StreamTransport {
                     .and_then(|()| TlsProtocol::go_on(protocol.bind(py)))
                     .or_else(|error| Self::protocol_failed(slf, error, "buffer_updated"))
             }
-            Received::Wanted => Self::receive_into(slf, path),
             Received::End => Self::on_end(slf),
             Received::Failed(error) => {
                 Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport")
@@ -114,11 +122,13 @@ impl StreamTransport {
         let Receiver::Buffered { get_buffer, buffer_updated } = &path.receiver else {
             return Ok(());
         };
-        let target = match Self::buffer_of(get_buffer.bind(py)) {
+        let target = match Self::buffer_of(py, get_buffer) {
             Ok(target) => target,
             Err(error) => return Self::protocol_failed(slf, error, "get_buffer"),
         };
-        let read = ffi::with_writable_bytes(&target, |bytes| slf.get().state.lock().read(bytes));
+        let read = ffi::with_writable_bytes(&target, TARGET_OF_RECV_INTO, |bytes| {
+            slf.get().state.lock().read(bytes)
+        });
         let (len, more) = match read.and_then(|read| read.or_os_error(py)) {
             Ok(Read::NotReady) => return Ok(()),
             Ok(Read::End) => return Self::on_end(slf),
@@ -132,15 +142,15 @@ impl StreamTransport {
         if len == 0 {
             return Ok(());
         }
-        match buffer_updated.call1(py, (len,)) {
+        match buffer_updated.call_with_count(py, len.cast_signed()) {
             Ok(_) => Ok(()),
             Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
         }
     }
 
     /// Asks the protocol where to receive.
-    fn buffer_of<'py>(get_buffer: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let target = get_buffer.call1((-1,))?;
+    fn buffer_of<'py>(py: Python<'py>, get_buffer: &PacketMethod) -> PyResult<Bound<'py, PyAny>> {
+        let target = get_buffer.call(no_size_hint(py).as_any())?;
         if target.len()? == 0 {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
         }

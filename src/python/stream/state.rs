@@ -26,7 +26,7 @@ pub(crate) enum Receiver {
     /// `asyncio.Protocol`
     Streaming { data_received: PacketMethod },
     /// `asyncio.BufferedProtocol`
-    Buffered { get_buffer: Py<PyAny>, buffer_updated: Py<PyAny> },
+    Buffered { get_buffer: PacketMethod, buffer_updated: PacketMethod },
     /// The native TLS protocol, which is called without Python.
     Tls(Py<TlsProtocol>),
 }
@@ -53,8 +53,10 @@ impl Receiver {
         }
         if protocol.is_instance(imports::BUFFERED_PROTOCOL.get(py)?)? {
             return Ok(Self::Buffered {
-                get_buffer: protocol.getattr(intern!(py, "get_buffer"))?.unbind(),
-                buffer_updated: protocol.getattr(intern!(py, "buffer_updated"))?.unbind(),
+                get_buffer: PacketMethod::new(protocol.getattr(intern!(py, "get_buffer"))?)?,
+                buffer_updated: PacketMethod::new(
+                    protocol.getattr(intern!(py, "buffer_updated"))?,
+                )?,
             });
         }
         let data_received = PacketMethod::new(protocol.getattr(intern!(py, "data_received"))?)?;
@@ -65,8 +67,8 @@ impl Receiver {
         match self {
             Self::Streaming { data_received } => data_received.visit(visit),
             Self::Buffered { get_buffer, buffer_updated } => {
-                visit.call(get_buffer)?;
-                visit.call(buffer_updated)
+                get_buffer.visit(visit)?;
+                buffer_updated.visit(visit)
             }
             Self::Tls(protocol) => visit.call(protocol),
         }

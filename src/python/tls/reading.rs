@@ -86,7 +86,7 @@ impl TlsProtocol {
             let end = match &*receiver {
                 Receiver::Buffered { get_buffer, buffer_updated } => {
                     let undecrypted = engine.undecrypted(slf.py())?;
-                    let target = get_buffer.bind(slf.py()).call1((undecrypted,))?;
+                    let target = get_buffer.call_with_count(slf.py(), undecrypted.cast_signed())?;
                     if target.len()? == 0 {
                         let message = "get_buffer() returned an empty buffer";
                         return Err(PyRuntimeError::new_err(message));
@@ -94,8 +94,9 @@ impl TlsProtocol {
                     let Filled { len, end } = engine.read_into(&target);
                     drop(target);
                     if len > 0 {
-                        let buffer_updated = buffer_updated.bind(slf.py());
-                        Self::gathering(slf, || buffer_updated.call1((len,)).map(|_| ()))?;
+                        Self::gathering(slf, || {
+                            buffer_updated.call_with_count(slf.py(), len.cast_signed()).map(|_| ())
+                        })?;
                     }
                     end?
                 }

@@ -35,6 +35,7 @@ impl PacketMethod {
         }
     }
 
+    #[inline]
     pub(crate) fn call<'py>(&self, argument: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = argument.py();
         match self {
@@ -43,6 +44,16 @@ impl PacketMethod {
             }
             Self::Callable(callable) => callable.bind(py).call1((argument,)),
         }
+    }
+
+    /// Calls the method with a number of bytes.
+    #[inline]
+    pub(crate) fn call_with_count<'py>(
+        &self,
+        py: Python<'py>,
+        count: isize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.call(count.into_pyobject(py)?.as_any())
     }
 
     /// Calls the method with two arguments.

@@ -33,31 +33,34 @@ impl Transport {
         }
     }
 
-    /// Handles an event of the transport's descriptor.
+    /// Handles an event of the transport's descriptor. The reference is given up while attached, which
+    /// `PyO3` then need not ask about.
     ///
     /// # Errors
     /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_event(&self, py: Python<'_>, direction: Direction) -> PyResult<()> {
+    pub(crate) fn on_event(self, py: Python<'_>, direction: Direction) -> PyResult<()> {
         match (self, direction) {
             (Self::Stream(transport), Direction::Read) => {
-                StreamTransport::on_readable(transport.bind(py))
+                StreamTransport::on_readable(&transport.into_bound(py))
             }
             (Self::Stream(transport), Direction::Write) => {
-                StreamTransport::on_writable(transport.bind(py))
+                StreamTransport::on_writable(&transport.into_bound(py))
             }
             (Self::Datagram(transport), Direction::Read) => {
-                DatagramTransport::on_readable(transport.bind(py))
+                DatagramTransport::on_readable(&transport.into_bound(py))
             }
             (Self::Datagram(transport), Direction::Write) => {
-                DatagramTransport::on_writable(transport.bind(py))
+                DatagramTransport::on_writable(&transport.into_bound(py))
             }
             (Self::ReadPipe(transport), Direction::Read) => {
-                ReadPipeTransport::on_readable(transport.bind(py))
+                ReadPipeTransport::on_readable(&transport.into_bound(py))
             }
             (Self::ReadPipe(transport), Direction::Write) => {
-                ReadPipeTransport::on_failure(transport.bind(py))
+                ReadPipeTransport::on_failure(&transport.into_bound(py))
             }
-            (Self::WritePipe(transport), _) => WritePipeTransport::on_event(transport.bind(py)),
+            (Self::WritePipe(transport), _) => {
+                WritePipeTransport::on_event(&transport.into_bound(py))
+            }
         }
     }
 
