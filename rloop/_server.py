@@ -1,9 +1,15 @@
-"""The server of a loop that has several shards."""
+"""How a server and its connections begin and end, above all on a loop that has several shards."""
 
+import contextlib
 import socket
 import threading
 from asyncio import base_events
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+_NO_LOCK = contextlib.nullcontext()
 
 
 class Server(base_events.Server):
@@ -54,3 +60,23 @@ class Server(base_events.Server):
             waiter = self.get_loop().create_future()
             self._waiters.append(waiter)
         await waiter
+
+
+def begin_accepted(server: Any, sock: socket.socket, make_transport: Callable[[], _T]) -> _T:
+    """Make the transport of an accepted connection, if its server has not been closed since.
+
+    A connection begins some turns after it was accepted, on another shard perhaps.
+
+    Args:
+        server: the ``asyncio.Server`` that accepted it.
+        sock: its socket, which is closed if it may not begin.
+        make_transport: makes the transport, which attaches itself to the server.
+
+    Raises:
+        ConnectionAbortedError: if the server was closed.
+    """
+    with server._lock if isinstance(server, Server) else _NO_LOCK:
+        if server._sockets is not None:
+            return make_transport()
+    sock.close()
+    raise ConnectionAbortedError("the server was closed before the accepted connection began")

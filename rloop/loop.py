@@ -274,7 +274,11 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         self._ensure_fd_no_transport(sock)
         if self._crew is not None:
             _streams.adopt(self, protocol)
-        transport = SocketTransport(self, sock, protocol, waiter, extra, server)
+        if server is None:
+            transport = SocketTransport(self, sock, protocol, waiter, extra)
+        else:
+            make = functools.partial(SocketTransport, self, sock, protocol, waiter, extra, server)
+            transport = _server.begin_accepted(server, sock, make)
         self._transports[transport._sock_fd] = transport
         return transport
 
@@ -347,8 +351,12 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
-        self._make_socket_transport(rawsock, secured, extra=extra, server=server)
         transport: asyncio.Transport = secured._app_transport
+        try:
+            self._make_socket_transport(rawsock, secured, extra=extra, server=server)
+        except BaseException:
+            transport.abort()
+            raise
         return transport
 
     async def start_tls(

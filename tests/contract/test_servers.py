@@ -8,7 +8,7 @@ import socket
 import sys
 from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,9 @@ from support.leaks import LeakGuard
 from support.peers import LOOPBACK, receive_until_eof, stream_pair
 from support.protocols import RecordingProtocol
 from support.threads import PEER_TIMEOUT, eventually, in_thread, turns
+
+if TYPE_CHECKING:
+    from support.tls import Authority
 
 Loop = asyncio.AbstractEventLoop
 
@@ -83,6 +86,31 @@ async def test_a_server_accepts_and_gives_each_connection_a_protocol(loop: Loop)
         for protocol in served.protocols:
             await protocol.called("connection_lost")
         assert sorted(int(protocol.data) for protocol in served.protocols) == list(range(50))
+
+
+@pytest.mark.only_on("rloop")
+@pytest.mark.parametrize("is_tls", [False, True], ids=["tcp", "tls"])
+async def test_an_accepted_connection_does_not_begin_after_the_server_is_closed(
+    loop: Loop, guard: LeakGuard, authority: "Authority", is_tls: bool
+) -> None:
+    # asyncio fails an assertion, and leaves the socket to the collector.
+    loop.set_debug(True)
+    context = authority.server_context() if is_tls else None
+    for turns_before in range(10):
+        served = Served()
+        server = await loop.create_server(served, LOOPBACK, 0, ssl=context)
+        with connect(server) as peer:
+            await turns(turns_before)
+            server.close()
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_WR)
+                assert await in_thread(receive_until_eof, peer) == b""
+        await server.wait_closed()
+    errors = {type(report["exception"]) for report in guard.take_reports()}
+    if is_tls:
+        # One that began in time is cut off in its handshake.
+        errors.discard(ConnectionResetError)
+    assert errors == {ConnectionAbortedError}
 
 
 async def test_port_zero_is_a_free_port_of_the_systems_choice() -> None:
