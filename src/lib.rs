@@ -51,7 +51,7 @@ mod _rloop {
         ffi::make_immortal::<Handle>(py);
         ffi::make_immortal::<ThreadSafeHandle>(py);
         ffi::make_immortal::<TimerHandle>(py);
-        ffi::add_one_argument_method::<stream::Write>(&py.get_type::<StreamTransport>())?;
-        ffi::add_one_argument_method::<tls::Write>(&py.get_type::<TlsTransport>())
+        ffi::add_one_argument_method::<stream::Write>(py)?;
+        ffi::add_one_argument_method::<tls::Write>(py)
     }
 }

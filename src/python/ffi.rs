@@ -5,9 +5,10 @@
 
 use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::ffi::compat;
+use pyo3::intern;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyContext, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyContext, PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, ffi};
 use std::cell::Cell;
 use std::ffi::{CStr, c_int, c_void};
@@ -77,38 +78,55 @@ pub(crate) trait OneArgumentMethod: 'static {
     fn call(slf: &Bound<'_, Self::Class>, argument: &Bound<'_, PyAny>) -> PyResult<()>;
 }
 
-/// Adds a method to its class, or to a subclass, with the C calling convention for one argument
-/// (`METH_O`). A subclass that has another method than that class under its name keeps it.
+/// Adds a method to its class with the C calling convention for one argument (`METH_O`).
 ///
 /// `#[pymethods]` always parses keywords, which is 150 instructions per call more; this is for the
-/// methods that are called per packet. The interpreter specializes a call only if the class of the
-/// receiver is the very one that the method was added to, hence the subclasses: 170 instructions.
-/// The definition is leaked: a class refers to it for ever.
-pub(crate) fn add_one_argument_method<M: OneArgumentMethod>(
-    class: &Bound<'_, PyType>,
-) -> PyResult<()> {
-    let py = class.py();
-    let owner = M::Class::type_object(py);
-    let name = M::NAME.to_string_lossy();
-    if !class.is(&owner) {
-        if !class.is_subclass(&owner)? {
-            return Err(PyTypeError::new_err("not a subclass of the method's class"));
-        }
-        if !class.getattr(name.as_ref())?.is(owner.getattr(name.as_ref())?) {
-            return Ok(());
-        }
-    }
+/// methods that are called per packet. The definition is leaked: a class refers to it for ever.
+pub(crate) fn add_one_argument_method<M: OneArgumentMethod>(py: Python<'_>) -> PyResult<()> {
     let definition = Box::leak(Box::new(ffi::PyMethodDef {
         ml_name: M::NAME.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: one_argument::<M> },
         ml_flags: ffi::METH_O,
         ml_doc: M::DOC.as_ptr(),
     }));
-    // SAFETY: `class` is a type object, and the definition lives for ever.
+    let class = M::Class::type_object(py);
+    // SAFETY: the definition is that of a method of this class, and lives for ever.
+    let descriptor = unsafe { method_descriptor(&class, definition) }?;
+    class.setattr(M::NAME.to_string_lossy().as_ref(), descriptor)
+}
+
+/// Gives a class a native method that it inherits as a method of its own. What is no native method
+/// of a base stays as it is.
+pub(crate) fn own_method(class: &Bound<'_, PyType>, name: &Bound<'_, PyString>) -> PyResult<()> {
+    let method = class.getattr(name)?;
+    if method.get_type_ptr() != &raw mut ffi::PyMethodDescr_Type {
+        return Ok(());
+    }
+    let base = method.getattr(intern!(class.py(), "__objclass__"))?;
+    // Not issubclass(), which a metaclass answers as it likes.
+    if !class.mro().iter().any(|kind| kind.is(&base)) {
+        return Ok(());
+    }
+    // SAFETY: objects of exactly this type have this layout.
+    let definition = unsafe { (*method.as_ptr().cast::<ffi::PyMethodDescrObject>()).d_method };
+    // SAFETY: a method of a base takes instances of the class, and the base lives as long as the
+    // class, as do its definitions.
+    let descriptor = unsafe { method_descriptor(class, definition) }?;
+    class.setattr(name, descriptor)
+}
+
+/// Makes the descriptor of a method.
+///
+/// # Safety
+/// The definition's function takes instances of `class`, and the definition lives as long as it.
+unsafe fn method_descriptor<'py>(
+    class: &Bound<'py, PyType>,
+    definition: *mut ffi::PyMethodDef,
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: `class` is a type object; the rest is the caller's promise.
     let descriptor = unsafe { ffi::PyDescr_NewMethod(class.as_type_ptr(), definition) };
     // SAFETY: the call returns a new reference, or null with an exception set.
-    let descriptor = unsafe { Bound::from_owned_ptr_or_err(py, descriptor) }?;
-    class.setattr(name.as_ref(), descriptor)
+    unsafe { Bound::from_owned_ptr_or_err(class.py(), descriptor) }
 }
 
 /// The C function behind a [`OneArgumentMethod`].

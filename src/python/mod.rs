@@ -19,6 +19,7 @@
 //! | the fast TLS engine | `rustls` |
 //! | bytes-like arguments | `buffer` |
 //! | objects that the collector sees too early | `initialized` |
+//! | Python classes that derive from native ones | `subclass` |
 //! | exceptions for failed system calls | `error` |
 //! | the end of the interpreter | `exit` |
 //! | Python objects that Rust looks up by name | `imports` |
@@ -44,6 +45,7 @@ pub(crate) mod rustls;
 pub(crate) mod shard;
 pub(crate) mod sockets;
 pub(crate) mod stream;
+pub(crate) mod subclass;
 pub(crate) mod tasks;
 pub(crate) mod tls;
 pub(crate) mod transports;

@@ -11,7 +11,7 @@ use crate::python::shard::Work;
 use crate::python::transports::{
     Call, Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
-use crate::python::{buffer, ffi, imports};
+use crate::python::{buffer, ffi, imports, subclass};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -117,10 +117,13 @@ impl StreamTransport {
         Ok(imports::TRANSPORT.class(py)?.clone())
     }
 
-    /// Gives the subclass a `write()` of its own, for which the interpreter specializes calls.
     #[classmethod]
-    fn __init_subclass__(cls: &Bound<'_, PyType>) -> PyResult<()> {
-        ffi::add_one_argument_method::<Write>(cls)
+    #[pyo3(signature = (**arguments))]
+    fn __init_subclass__(
+        cls: &Bound<'_, PyType>,
+        arguments: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        subclass::init::<Self>(cls, arguments)
     }
 
     /// Optional transport information, as `asyncio.BaseTransport.get_extra_info`.

@@ -3,14 +3,14 @@
 
 use super::protocol::{Remote, TlsProtocol};
 use crate::python::event_loop::EventLoop;
-use crate::python::ffi::{self, OneArgumentMethod};
+use crate::python::ffi::OneArgumentMethod;
 use crate::python::initialized::Initialized;
 use crate::python::transports::Endpoint;
-use crate::python::{buffer, imports};
+use crate::python::{buffer, imports, subclass};
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -82,10 +82,13 @@ impl TlsTransport {
         Ok(imports::SSL_TRANSPORT.class(py)?.clone())
     }
 
-    /// Gives the subclass a `write()` of its own, for which the interpreter specializes calls.
     #[classmethod]
-    fn __init_subclass__(cls: &Bound<'_, PyType>) -> PyResult<()> {
-        ffi::add_one_argument_method::<Write>(cls)
+    #[pyo3(signature = (**arguments))]
+    fn __init_subclass__(
+        cls: &Bound<'_, PyType>,
+        arguments: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<()> {
+        subclass::init::<Self>(cls, arguments)
     }
 
     /// Optional transport information, as `asyncio.BaseTransport.get_extra_info`.
