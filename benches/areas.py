@@ -37,12 +37,16 @@ RUST_MODES = ("protocol",)
 """What the echo server without Python is compared with: it reads and writes in one way only."""
 
 EXCHANGES = (
-    *(Exchange(mode, KIB) for mode in ALL_MODES),
+    *(Exchange(mode, KIB) for mode in ALL_MODES[:-1]),
     *(Exchange(mode, KIB, at_rest=True) for mode in ("protocol", "sock")),
     Exchange("datagram", DATAGRAM_SIZE, at_rest=True),
     Exchange("datagram", DATAGRAM_SIZE, burst=DATAGRAM_BURST),
 )
-"""What is counted. The streams at rest are those whose loops' ways of waiting differ most."""
+"""What is counted. The streams at rest are those whose loops' ways of waiting differ most.
+
+The calls of sock_recv() are counted at rest only: whether the next message is there already decides
+whether they wait, which is a matter of the machine.
+"""
 
 
 @dataclass(frozen=True)
