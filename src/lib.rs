@@ -29,7 +29,7 @@ mod _rloop {
     use crate::python::tls::{TlsProtocol, TlsTransport};
     #[pymodule_export]
     use crate::python::worker::Worker;
-    use crate::python::{exit, ffi, stream, tls};
+    use crate::python::{exit, ffi, stream, subclass, tls};
     use pyo3::prelude::*;
 
     /// Called in the child of a `fork()`.
@@ -52,6 +52,12 @@ mod _rloop {
         ffi::make_immortal::<ThreadSafeHandle>(py);
         ffi::make_immortal::<TimerHandle>(py);
         ffi::add_one_argument_method::<stream::Write>(py)?;
-        ffi::add_one_argument_method::<tls::Write>(py)
+        ffi::add_one_argument_method::<tls::Write>(py)?;
+        subclass::prepare::<DatagramTransport>(py)?;
+        subclass::prepare::<EventLoop>(py)?;
+        subclass::prepare::<ReadPipeTransport>(py)?;
+        subclass::prepare::<StreamTransport>(py)?;
+        subclass::prepare::<TlsTransport>(py)?;
+        subclass::prepare::<WritePipeTransport>(py)
     }
 }

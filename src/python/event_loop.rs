@@ -16,7 +16,6 @@ use crate::python::initialized::Initialized;
 use crate::python::owner::Owner;
 use crate::python::shard::{Reading, Role, Shard, Work, driven_index, own_loop};
 use crate::python::sockets::{self, FilePart, Target};
-use crate::python::subclass;
 use crate::python::tasks;
 use crate::python::watches::{Side, Waiter};
 use crate::python::worker::Worker;
@@ -25,7 +24,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyContext, PyDict, PyFloat, PyTuple, PyType};
+use pyo3::types::{PyContext, PyDict, PyFloat, PyTuple};
 use rloop_core::placement::Load;
 use std::io;
 use std::os::fd::RawFd;
@@ -399,15 +398,6 @@ impl EventLoop {
             stopping: AtomicBool::new(false),
             transports: OnceLock::new(),
         })
-    }
-
-    #[classmethod]
-    #[pyo3(signature = (**arguments))]
-    fn __init_subclass__(
-        cls: &Bound<'_, PyType>,
-        arguments: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
-        subclass::init::<Self>(cls, arguments)
     }
 
     /// Runs turns until `stop()` takes effect. `run_forever()` of the standard library calls this

@@ -9,18 +9,29 @@ use crate::python::ffi;
 use pyo3::PyTypeInfo;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyMapping, PyString, PySuper, PyType};
+use pyo3::types::{PyCFunction, PyDict, PyMapping, PyString, PySuper, PyType};
 
-/// `__init_subclass__()` of the native class `T`.
+/// Gives the native class `T` its `__init_subclass__()`, which passes the keywords on to the next
+/// class in the method resolution order.
 ///
 /// # Errors
-/// What the next class in the method resolution order raises.
-pub(crate) fn init<T: PyTypeInfo>(
+/// What the interpreter raises.
+pub(crate) fn prepare<T: PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
+    let name = c"__init_subclass__";
+    let function = PyCFunction::new_closure(py, Some(name), None, |arguments, keywords| {
+        let class = arguments.get_item(0)?;
+        init::<T>(class.cast()?, keywords)
+    })?;
+    let method = PyModule::import(py, "builtins")?.getattr("classmethod")?.call1((function,))?;
+    py.get_type::<T>().setattr("__init_subclass__", method)
+}
+
+fn init<T: PyTypeInfo>(
     class: &Bound<'_, PyType>,
-    arguments: Option<&Bound<'_, PyDict>>,
+    keywords: Option<&Bound<'_, PyDict>>,
 ) -> PyResult<()> {
     let native = class.py().get_type::<T>();
-    PySuper::new(&native, class)?.call_method("__init_subclass__", (), arguments)?;
+    PySuper::new(&native, class)?.call_method("__init_subclass__", (), keywords)?;
     let namespace = native.getattr(intern!(class.py(), "__dict__"))?;
     for name in namespace.cast::<PyMapping>()?.keys()? {
         ffi::own_method(class, name.cast::<PyString>()?)?;

@@ -8,7 +8,7 @@ use crate::python::event_loop::EventLoop;
 use crate::python::transports::{
     Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
-use crate::python::{ffi, imports, subclass};
+use crate::python::{ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -75,15 +75,6 @@ impl DatagramTransport {
             remote,
             is_connected,
         })
-    }
-
-    #[classmethod]
-    #[pyo3(signature = (**arguments))]
-    fn __init_subclass__(
-        cls: &Bound<'_, PyType>,
-        arguments: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
-        subclass::init::<Self>(cls, arguments)
     }
 
     /// Schedules `connection_made()`, the first read, and the waiter.

@@ -3,8 +3,8 @@
 use super::objects::Beginning;
 use super::read::{ReadPipeTransport, ReadRemote, ReadState};
 use crate::python::event_loop::EventLoop;
+use crate::python::imports;
 use crate::python::transports::{Endpoint, Polled, Transport, extra_info};
-use crate::python::{imports, subclass};
 use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -38,15 +38,6 @@ impl ReadPipeTransport {
             life: Lifecycle::default(),
         };
         Ok(Self { state: Mutex::new(state), place, kind })
-    }
-
-    #[classmethod]
-    #[pyo3(signature = (**arguments))]
-    fn __init_subclass__(
-        cls: &Bound<'_, PyType>,
-        arguments: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
-        subclass::init::<Self>(cls, arguments)
     }
 
     /// Schedules `connection_made()`, the first read, and the waiter.

@@ -4,10 +4,10 @@ use super::objects::Beginning;
 use super::write::{WritePipeTransport, WriteRemote, WriteState};
 use crate::driving::pipe::WriteEnd;
 use crate::python::event_loop::EventLoop;
+use crate::python::imports;
 use crate::python::transports::{
     Endpoint, Polled, Queueing, Transport, checked_limits, extra_info,
 };
-use crate::python::{imports, subclass};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -45,15 +45,6 @@ impl WritePipeTransport {
             lost_writes: 0,
         };
         Ok(Self { state: Mutex::new(state), place, kind })
-    }
-
-    #[classmethod]
-    #[pyo3(signature = (**arguments))]
-    fn __init_subclass__(
-        cls: &Bound<'_, PyType>,
-        arguments: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
-        subclass::init::<Self>(cls, arguments)
     }
 
     /// Schedules `connection_made()`, the watch for the end of the reader, and the waiter.

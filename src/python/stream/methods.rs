@@ -11,7 +11,7 @@ use crate::python::shard::Work;
 use crate::python::transports::{
     Call, Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
-use crate::python::{buffer, ffi, imports, subclass};
+use crate::python::{buffer, ffi, imports};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -115,15 +115,6 @@ impl StreamTransport {
     #[getter(__class__)]
     fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
         Ok(imports::TRANSPORT.class(py)?.clone())
-    }
-
-    #[classmethod]
-    #[pyo3(signature = (**arguments))]
-    fn __init_subclass__(
-        cls: &Bound<'_, PyType>,
-        arguments: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
-        subclass::init::<Self>(cls, arguments)
     }
 
     /// Optional transport information, as `asyncio.BaseTransport.get_extra_info`.

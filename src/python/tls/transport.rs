@@ -6,11 +6,11 @@ use crate::python::event_loop::EventLoop;
 use crate::python::ffi::OneArgumentMethod;
 use crate::python::initialized::Initialized;
 use crate::python::transports::Endpoint;
-use crate::python::{buffer, imports, subclass};
+use crate::python::{buffer, imports};
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PyType};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -80,15 +80,6 @@ impl TlsTransport {
     #[getter(__class__)]
     fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
         Ok(imports::SSL_TRANSPORT.class(py)?.clone())
-    }
-
-    #[classmethod]
-    #[pyo3(signature = (**arguments))]
-    fn __init_subclass__(
-        cls: &Bound<'_, PyType>,
-        arguments: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<()> {
-        subclass::init::<Self>(cls, arguments)
     }
 
     /// Optional transport information, as `asyncio.BaseTransport.get_extra_info`.
