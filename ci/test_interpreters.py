@@ -62,10 +62,11 @@ class Machine:
             env=self.environment,
             text=True,
         )
-        report = dict(line.split(": ", 1) for line in finished.stderr.splitlines())
-        found = [tag for tag, remark in report.items() if not remark.startswith("not found")]
+        report = dict(line.split(": ", 1) for line in finished.stderr.splitlines() if ": " in line)
         answer = json.loads(finished.stdout)
-        assert (answer["matrix"], answer["found"]) == (list(report), found)
+        matrix = [tag for tag in report if tag in answer["matrix"]]
+        found = [tag for tag in matrix if not report[tag].startswith("not found")]
+        assert (answer["matrix"], answer["found"]) == (matrix, found)
         names = sorted(starter.name for starter in Path(answer["path"]).iterdir())
         assert names == sorted(f"python{tag}" for tag in found)
         return report
@@ -131,21 +132,113 @@ def test_one_with_cpythons_test_suite_is_preferred(machine: Machine) -> None:
     assert machine.report()[TAG] == str(full)
 
 
+RELOCATE = """#!/bin/sh
+set -eu
+here=${0%%/*}
+echo "$here" >> "$here/relocated"
+%s
+printf '#!/bin/sh\\nexec "%%s/real" "$@"\\n' "$here" > "$here/bin/python%s"
+"""
+"""A relocate script: writes its absolute folder into the interpreter, which runs only there."""
+
+
+def make_archive(
+    machine: Machine, folder: Path, *, system: str = sys.platform, relocate: str | None = None
+) -> Path:
+    """Put an archive of CPython `TAG` into the shared folder, with a `relocate` if given.
+
+    `relocate` is a line of shell to run before relocating.
+    """
+    made = folder / "made"
+    program = make_interpreter(made / "bin" / f"python{TAG}")
+    if relocate is not None:
+        program.rename(made / "real")
+        program.write_text("#!/bin/sh\nexit 126\n", encoding="utf-8")
+        program.chmod(0o755)
+        script = made / "relocate"
+        script.write_text(RELOCATE % (relocate, TAG), encoding="utf-8")
+        script.chmod(0o755)
+    path = machine.archives / f"cpython-{TAG}.1-{system}-{platform.machine()}.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        archive.add(made, f"cpython-{TAG}.1")
+    return path
+
+
 def test_an_archive_is_unpacked_into_the_cache(machine: Machine, tmp_path: Path) -> None:
-    make_interpreter(tmp_path / "made" / "bin" / f"python{TAG}")
-    name = f"cpython-{TAG}.1-{sys.platform}-{platform.machine()}.tar.xz"
-    with tarfile.open(machine.archives / name, "w:xz") as archive:
-        archive.add(tmp_path / "made", f"cpython-{TAG}.1")
+    make_archive(machine, tmp_path)
     unpacked = Path(machine.report()[TAG])
     assert unpacked.is_relative_to(machine.cache)
     assert machine.start("-V") == f"{unpacked} -V"
 
 
 def test_an_archive_for_another_machine_is_left_alone(machine: Machine, tmp_path: Path) -> None:
-    make_interpreter(tmp_path / "made" / "bin" / f"python{TAG}")
-    with tarfile.open(machine.archives / f"cpython-{TAG}.1-plan9-mips.tar.xz", "w:xz") as archive:
-        archive.add(tmp_path / "made", f"cpython-{TAG}.1")
+    make_archive(machine, tmp_path, system="plan9")
     assert machine.report()[TAG].startswith("not found")
+
+
+def relocations(machine: Machine) -> list[str]:
+    """Return the folders in which an interpreter of the cache was relocated, in order."""
+    (record,) = machine.cache.rglob("relocated")
+    return record.read_text(encoding="utf-8").splitlines()
+
+
+def test_an_archive_is_relocated_once_in_its_final_folder(machine: Machine, tmp_path: Path) -> None:
+    make_archive(machine, tmp_path, relocate="echo noise")
+    found = Path(machine.report()[TAG])
+    assert machine.report()[TAG] == str(found)
+    assert machine.start("-V") == f"{found} -V"
+    assert relocations(machine) == [str(found.parent)]
+
+
+def test_a_moved_cache_is_relocated_again(machine: Machine, tmp_path: Path) -> None:
+    make_archive(machine, tmp_path, relocate="")
+    before = Path(machine.report()[TAG])
+    machine.cache = machine.cache.rename(tmp_path / "elsewhere")
+    machine.environment["XDG_CACHE_HOME"] = str(machine.cache)
+    after = Path(machine.report()[TAG])
+    assert after.is_relative_to(machine.cache)
+    assert before.name == after.name
+    assert machine.start("-V") == f"{after} -V"
+
+
+def test_concurrent_runs_relocate_an_archive_once(machine: Machine, tmp_path: Path) -> None:
+    make_archive(machine, tmp_path, relocate="")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, machine.script],
+            env=machine.environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    answers = {run.communicate() for run in runs}
+    assert [run.returncode for run in runs] == [0] * 4
+    assert len(answers) == 1
+    assert len(relocations(machine)) == 1
+
+
+def test_an_interrupted_relocation_is_begun_again(machine: Machine, tmp_path: Path) -> None:
+    flag = tmp_path / "interrupt"
+    flag.touch()
+    make_archive(machine, tmp_path, relocate=f"if [ -e {flag} ]; then kill -9 $PPID; exit 1; fi")
+    killed = subprocess.run(
+        [sys.executable, machine.script], check=False, capture_output=True, env=machine.environment
+    )
+    assert killed.returncode == -9
+    flag.unlink()
+    found = Path(machine.report()[TAG])
+    assert relocations(machine) == [str(found.parent)]
+
+
+def test_an_archive_that_cannot_be_relocated_is_named_and_not_used(
+    machine: Machine, tmp_path: Path
+) -> None:
+    archive = make_archive(machine, tmp_path, relocate="exit 3")
+    report = machine.report()
+    assert report[TAG].startswith("not found")
+    assert "relocate" in report[f"{archive} cannot be used"]
 
 
 def test_what_has_gone_can_no_longer_be_started(machine: Machine) -> None:
