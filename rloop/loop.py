@@ -57,7 +57,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     _is_pinned: ClassVar[contextvars.ContextVar[bool]] = contextvars.ContextVar("rloop pinned")
 
     # The type checker is told to overlook that the handles are no subclasses of asyncio's: they are
-    # instances of them for isinstance() (see src/python/handle.rs).
+    # instances of them for isinstance() (see src/loop_/handle.rs).
 
     if TYPE_CHECKING:
         # What the standard library keeps on its selector loops.

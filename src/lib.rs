@@ -1,35 +1,41 @@
 //! The extension module `rloop._rloop`: the native half of `TokioLoop`.
 //!
-//! Three rings, imports point inwards: `rloop_core` (pure logic) ← [`driving`] (tokio, sockets) ←
-//! [`python`] (`PyO3`). Unsafe code stands in `sys` and `python::ffi` only.
+//! Imports point one way: `rloop_core` (pure logic) ← [`runtime`] (tokio, sockets) ← [`shard`] (one
+//! iteration) ← [`transport`] and [`sock`] ← [`loop_`]. Unsafe code stands in `runtime::sys` and `py::ffi`
+//! only.
 
-mod driving;
-mod python;
-mod sys;
+mod loop_;
+mod py;
+mod runtime;
+mod shard;
+mod sock;
+mod transport;
 
 use pyo3::prelude::*;
 
 /// The native half of `rloop.TokioLoop`.
 #[pymodule(gil_used = false)]
 mod _rloop {
-    use crate::driving::process;
     #[pymodule_export]
-    use crate::python::datagram::DatagramTransport;
+    use crate::loop_::event_loop::EventLoop;
     #[pymodule_export]
-    use crate::python::event_loop::EventLoop;
+    use crate::loop_::handle::{Handle, ThreadSafeHandle, TimerHandle};
+    use crate::py::{ffi, subclass};
+    use crate::runtime::process;
+    use crate::shard::exit;
     #[pymodule_export]
-    use crate::python::handle::{Handle, ThreadSafeHandle, TimerHandle};
+    use crate::shard::worker::Worker;
     #[pymodule_export]
-    use crate::python::pipe::{ReadPipeTransport, WritePipeTransport};
+    use crate::transport::datagram::DatagramTransport;
     #[pymodule_export]
-    use crate::python::rustls::{RustlsObject, RustlsSetup};
+    use crate::transport::pipe::{ReadPipeTransport, WritePipeTransport};
     #[pymodule_export]
-    use crate::python::stream::StreamTransport;
+    use crate::transport::stream::StreamTransport;
     #[pymodule_export]
-    use crate::python::tls::{TlsProtocol, TlsTransport};
+    use crate::transport::tls::rustls::{RustlsObject, RustlsSetup};
     #[pymodule_export]
-    use crate::python::worker::Worker;
-    use crate::python::{exit, ffi, stream, subclass, tls};
+    use crate::transport::tls::{TlsProtocol, TlsTransport};
+    use crate::transport::{stream, tls};
     use pyo3::prelude::*;
 
     /// Called in the child of a `fork()`.

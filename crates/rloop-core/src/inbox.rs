@@ -74,7 +74,7 @@ impl<T> Inbox<T> {
         self.notify()
     }
 
-    /// Makes the owner take a turn without handing it anything. Any thread may call this.
+    /// Makes the owner take an iteration without handing it anything. Any thread may call this.
     pub fn notify(&self) -> Wake {
         // Pairs with the swap in `begin` and the compare-exchange in `park`.
         match self.state.swap(PENDING, Ordering::AcqRel) {

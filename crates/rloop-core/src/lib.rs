@@ -1,6 +1,6 @@
 //! The pure logic of `TokioLoop`: what can be decided from its arguments alone.
 //!
-//! No I/O and no Python: the driving and python rings of the `rloop` crate put sockets and
+//! No I/O and no Python: the `rloop` crate puts sockets and
 //! objects into these types. Everything here is tested without an interpreter, the concurrent
 //! part ([`inbox`]) under loom as well.
 #![forbid(unsafe_code)]

@@ -1,6 +1,6 @@
 //! loom models of the inbox: no push is lost, no wake-up is lost.
 //!
-//! Bounds: two senders with one push each against one owner that takes at most three turns; one sender
+//! Bounds: two senders with one push each against one owner that takes at most three iterations; one sender
 //! against an owner that other events wake; a flag raised before a notification, as what ends a run is
 //! told; a run that ends and another that begins.
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p rloop-core --release --test inbox_loom`.
@@ -22,7 +22,7 @@ fn drain(inbox: &Inbox<u32>, seen: &mut VecDeque<u32>) {
     }
 }
 
-/// A turn that takes one item, and leaves the others for the next.
+/// An iteration that takes one item, and leaves the others for the next.
 fn drain_one(inbox: &Inbox<u32>, seen: &mut VecDeque<u32>) {
     if inbox.begin() {
         inbox.drain_some_into(1, seen);
@@ -70,7 +70,7 @@ fn loom_every_push_is_seen_or_rings_the_bell() {
 }
 
 /// An owner that a socket or a timer wakes parks again. Whatever is pushed meanwhile is seen or rings
-/// after it last parked, and so is what a turn left behind.
+/// after it last parked, and so is what an iteration left behind.
 #[test]
 fn loom_a_wake_up_by_something_else_hides_no_push() {
     loom::model(|| {
@@ -92,7 +92,7 @@ fn loom_a_wake_up_by_something_else_hides_no_push() {
         let mut is_asleep = false;
         for _ in 0..3 {
             drain_one(&inbox, &mut seen);
-            // Parked or not, the next turn begins because a socket is ready.
+            // Parked or not, the next iteration begins because a socket is ready.
             is_asleep = inbox.park() == Park::Allowed;
             parks += usize::from(is_asleep);
         }
@@ -118,7 +118,7 @@ fn loom_a_flag_raised_before_a_notification_is_seen_or_rings() {
         let sender = {
             let (inbox, bell, flag) = (inbox.clone(), bell.clone(), flag.clone());
             thread::spawn(move || {
-                // The notification orders this before the turn that sees it.
+                // The notification orders this before the iteration that sees it.
                 flag.store(1, Ordering::Relaxed);
                 if inbox.notify() == Wake::Needed {
                     bell.0.fetch_add(1, Ordering::SeqCst);
@@ -140,7 +140,7 @@ fn loom_a_flag_raised_before_a_notification_is_seen_or_rings() {
         sender.join().expect("the sender does not panic");
         let rung = bell.0.load(Ordering::SeqCst);
         assert!(!is_asleep || rung == 1);
-        // The wake-up ends in a turn, and that sees the flag.
+        // The wake-up ends in an iteration, and that sees the flag.
         inbox.begin();
         assert_eq!(flag.load(Ordering::Relaxed), 1);
     });

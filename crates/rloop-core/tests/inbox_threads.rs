@@ -15,13 +15,13 @@ const PUSHES: usize = 5_000;
 /// How long the owner may sleep before a wake-up counts as lost.
 const LOST: Duration = Duration::from_mins(1);
 
-/// How much a turn takes: little, so that turns leave something behind.
-const TAKEN_PER_TURN: usize = 16;
+/// How much an iteration takes: little, so that iterations leave something behind.
+const TAKEN_PER_ITERATION: usize = 16;
 
-/// One turn of the owner: takes some of what was pushed.
-fn take_turn(inbox: &Inbox<(usize, usize)>, seen: &mut VecDeque<(usize, usize)>) {
+/// One iteration of the owner: takes some of what was pushed.
+fn run_iteration(inbox: &Inbox<(usize, usize)>, seen: &mut VecDeque<(usize, usize)>) {
     if inbox.begin() {
-        inbox.drain_some_into(TAKEN_PER_TURN, seen);
+        inbox.drain_some_into(TAKEN_PER_ITERATION, seen);
     }
 }
 
@@ -44,7 +44,7 @@ fn a_parked_owner_sees_every_push_in_its_senders_order() {
         let mut next = [0; SENDERS];
         let mut left = SENDERS * PUSHES;
         while left > 0 {
-            take_turn(&inbox, &mut seen);
+            run_iteration(&inbox, &mut seen);
             for (sender, number) in seen.drain(..) {
                 assert_eq!(number, next[sender]);
                 next[sender] += 1;
@@ -77,7 +77,7 @@ fn an_owner_that_other_events_wake_is_rung_once_per_park_at_most() {
         });
         let mut seen = VecDeque::new();
         while seen.len() < PUSHES {
-            take_turn(&inbox, &mut seen);
+            run_iteration(&inbox, &mut seen);
             if inbox.park() == Park::Allowed {
                 parks += 1;
                 // Now and then something else ends the wait: no ring is asked for.

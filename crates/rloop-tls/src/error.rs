@@ -1,6 +1,6 @@
 //! What can end a TLS connection, in the words that the `ssl` module has for it.
 //!
-//! Sessions return [`TlsError`]; the python ring makes `ssl.SSLError` and its subclasses of it.
+//! Sessions return [`TlsError`]; the extension module makes `ssl.SSLError` and its subclasses of it.
 
 use crate::verify::VerifyFailure;
 use rustls::{CertificateError, InvalidMessage, PeerIncompatible, PeerMisbehaved};

@@ -1,6 +1,6 @@
 //! From what a user asked for to a rustls configuration, or to the reason why there is none.
 //!
-//! The python ring records what was asked of an `ssl.SSLContext` in [`Settings`]. The rule: **never
+//! The extension module records the settings of an `ssl.SSLContext` in [`Settings`]. The rule: **never
 //! weaker than asked**. What rustls cannot honour entirely is a [`Refused`], and the context is then
 //! OpenSSL's. What it honours by being stricter is listed in docs/tls.md.
 

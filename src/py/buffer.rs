@@ -1,0 +1,45 @@
+//! What `write()` accepts: bytes-like objects, snapshotted when they have to wait.
+
+use crate::py::{ffi, imports};
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+
+/// What the socket method that receives into a buffer calls it in an error.
+pub(crate) const TARGET_OF_RECV_INTO: &str = "recv_into() argument 1";
+
+/// Checks that `data` is what `write()` takes.
+///
+/// # Errors
+/// `TypeError`, worded as the running Python version words it.
+pub(crate) fn check(data: &Bound<'_, PyAny>) -> PyResult<()> {
+    // A class that has no subclasses is recognized without a call.
+    if data.is_instance_of::<PyBytes>()
+        || data.is_instance_of::<PyMemoryView>()
+        || data.is_instance_of::<PyByteArray>()
+    {
+        return Ok(());
+    }
+    // asyncio's own check comes before anything else that its method does with the transport.
+    let refused = imports::SELECTOR_SOCKET_TRANSPORT
+        .class(data.py())?
+        .call_method1(intern!(data.py(), "write"), (data.py().None(), data));
+    match refused {
+        Err(error) if error.is_instance_of::<PyTypeError>(data.py()) => Err(error),
+        _ => Err(PyTypeError::new_err(format!(
+            "data argument must be a bytes-like object, not '{}'",
+            data.get_type().name()?
+        ))),
+    }
+}
+
+/// The bytes of `data` as they are now. A `bytes` object is shared, anything else copied.
+pub(crate) fn snapshot(data: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
+    if let Ok(bytes) = data.cast::<PyBytes>() {
+        return Ok(bytes.clone().into());
+    }
+    let copy = ffi::with_bytes(data, |bytes| PyBytes::new(data.py(), bytes))?;
+    Ok(copy.into())
+}

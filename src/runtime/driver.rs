@@ -1,0 +1,148 @@
+//! The driver of a shard: a tokio current-thread runtime, its wake-up, and the alarm that makes
+//! deadlines exact.
+//!
+//! # Theory of operation
+//!
+//! A shard is the root future of `block_on`: one poll is one iteration. The root future is polled after
+//! every return from the kernel's wait, because the runtime's unpark hook wakes it; waking it from its
+//! own thread costs no system call. When an iteration leaves work behind it wakes itself, and tokio then
+//! polls the kernel without blocking.
+//!
+//! tokio's own timers round to the millisecond, and so does `epoll_wait`. Deadlines therefore go to
+//! an [`Alarm`], a descriptor that tokio watches. It is set only when the earliest deadline moves
+//! forward; one that moved back costs one early wake-up instead of a system call per cancelled timer.
+
+use crate::runtime::alarm::Alarm;
+use crate::runtime::registration::{self, Fired};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::panic::resume_unwind;
+use std::sync::OnceLock;
+use std::task::{Context, Poll, Waker};
+use tokio::runtime::{Builder, EnterGuard, Handle, Runtime};
+use tokio::task::coop;
+
+/// How many events one wait may return.
+const EVENTS_PER_POLL: usize = 1024;
+
+/// True if tokio will not let this thread drive a runtime, because it does already.
+pub(crate) fn is_inside_a_runtime() -> bool {
+    Handle::try_current().is_ok()
+}
+
+/// One shard's runtime. Any thread may drive it, one at a time.
+pub(crate) struct Driver {
+    alarm: Alarm,
+    /// Invariant: `Some` until the driver is dropped.
+    runtime: Option<Runtime>,
+    /// Wakes the root future; set by the first iteration.
+    root: OnceLock<Waker>,
+}
+
+thread_local! {
+    /// Wakes the root future that this thread drives. The unpark hook finds it here, because a hook
+    /// that held the waker would be owned by the runtime that the waker owns.
+    static ROOT: RefCell<Option<Waker>> = const { RefCell::new(None) };
+}
+
+/// Puts back what [`ROOT`] held before a run.
+struct RestoreRoot(Option<Waker>);
+
+impl Drop for RestoreRoot {
+    fn drop(&mut self) {
+        ROOT.set(self.0.take());
+    }
+}
+
+impl Driver {
+    pub(crate) fn new() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .max_io_events_per_tick(EVENTS_PER_POLL)
+            .on_thread_unpark(|| {
+                ROOT.with_borrow(|root| {
+                    if let Some(root) = root {
+                        root.wake_by_ref();
+                    }
+                });
+            })
+            .build()?;
+        let alarm = {
+            let _entered = runtime.enter();
+            Alarm::new()?
+        };
+        Ok(Self { alarm, runtime: Some(runtime), root: OnceLock::new() })
+    }
+
+    /// Calls `iteration` after every wake-up until it is ready. Blocks the calling thread.
+    pub(crate) fn run<R>(&self, mut iteration: impl FnMut(&mut Context<'_>) -> Poll<R>) -> R {
+        let mut restore = None;
+        // tokio's cooperative budget stays on: lifting it costs 90 instructions an iteration. A registration
+        // that asks when it is used up is not armed; its event fires at the end of the iteration instead, in
+        // a look at the kernel that does not wake the root future. So there must be another iteration.
+        self.runtime().block_on(poll_fn(|context| {
+            if restore.is_none() {
+                self.root.get_or_init(|| context.waker().clone());
+                restore = Some(RestoreRoot(ROOT.replace(Some(context.waker().clone()))));
+            }
+            let taken = iteration(context);
+            if taken.is_pending() && !coop::has_budget_remaining() {
+                context.waker().wake_by_ref();
+            }
+            taken
+        }))
+    }
+
+    /// Waits once, on another thread, and returns what fired. For a thread that is inside a runtime
+    /// already. Without `may_block` it only asks the kernel.
+    pub(crate) fn wait_on_another_thread(&self, may_block: bool) -> Fired {
+        let wait = || {
+            let mut waited = false;
+            self.run(|context| {
+                if std::mem::replace(&mut waited, true) {
+                    return Poll::Ready(());
+                }
+                if !may_block {
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            });
+            registration::take_all()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(wait).join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// Makes a parked thread take an iteration. Costs one system call.
+    pub(crate) fn wake(&self) {
+        if let Some(root) = self.root.get() {
+            root.wake_by_ref();
+        }
+    }
+
+    /// Enters the runtime, so that descriptors can be registered with it.
+    pub(crate) fn enter(&self) -> EnterGuard<'_> {
+        self.runtime().enter()
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("only drop takes the runtime")
+    }
+
+    /// The timer that ends a park.
+    pub(crate) fn alarm(&self) -> &Alarm {
+        &self.alarm
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A loop may be closed in a callback of another loop, where tokio forbids the wait for
+            // blocking tasks that a plain drop implies. There are none.
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `Crew`: what a loop of several shards has besides shard 0.
+//!
+//! # Theory of operation
+//!
+//! The thread that calls `run_forever()` drives shard 0; each other shard has a worker thread. A run
+//! begins with the order to all workers to drive their shards, and ends with shard 0: when its own
+//! run is over, for whatever reason, it raises `halting`, and every worker parks once its iteration is
+//! over. Only then does the run return, so nothing runs while a loop is stopped. What ends a loop
+//! from inside a worker, `SystemExit` or `KeyboardInterrupt`, is handed to shard 0, which raises it.
+//!
+//! A descriptor's reader and its writer are watched by the shard that is home of the callback, each
+//! by its own: an epoll set is level-triggered, so the shard that sees the event has to be the one
+//! that deals with it. The crew remembers which shard that is, because any may remove it.
+
+use crate::loop_::event_loop::EventLoop;
+use crate::loop_::homes::Homes;
+use crate::loop_::watches::Side;
+use crate::shard::worker::Post;
+use crate::shard::{Role, Shard, coarse_now};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use rloop_core::placement::{Candidate, Load, Placement};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The other shards of a loop, and what all of them share.
+pub(crate) struct Crew {
+    pub(crate) homes: Homes,
+    others: Box<[Arc<Shard>]>,
+    /// The workers' posts, in the order of the shards.
+    posts: Mutex<Vec<Arc<Post>>>,
+    halting: AtomicBool,
+    /// What ends the run, from a worker.
+    failure: Mutex<Option<PyErr>>,
+    /// Which shard watches a descriptor. The lock orders the changes to the shards' registries.
+    pub(crate) watchers: Mutex<HashMap<(RawFd, Side), u16>>,
+    /// Decides where something new goes. The lock is held until it counts there, so that two threads
+    /// do not choose by the same loads.
+    placement: Mutex<Placement>,
+}
+
+impl Crew {
+    /// Makes the shards 1 to `count` - 1 of a loop.
+    pub(crate) fn new(homes: Homes, loop_number: u64, count: u16) -> io::Result<Self> {
+        let others = (1..count)
+            .map(|index| {
+                let shard = Shard::new(loop_number, index)?;
+                shard.start_timing();
+                Ok(Arc::new(shard))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            homes,
+            others,
+            posts: Mutex::default(),
+            halting: AtomicBool::new(false),
+            failure: Mutex::default(),
+            watchers: Mutex::default(),
+            placement: Mutex::new(Placement::new(coarse_now(), count.into())),
+        })
+    }
+
+    /// One run of the loop: drives shard 0 on this thread and lets the workers drive the others.
+    ///
+    /// # Errors
+    /// What ended the run, on whatever shard, and what a signal handler raised meanwhile.
+    pub(crate) fn run(&self, event_loop: &Bound<'_, EventLoop>, main: &Arc<Shard>) -> PyResult<()> {
+        let py = event_loop.py();
+        let posts = self.posts();
+        // A signal may have ended the last run while a worker was in a callback.
+        py.detach(|| posts.iter().for_each(|post| post.wait_until_parked()));
+        self.set_halting(false);
+        for post in &posts {
+            if !post.run(event_loop.clone().unbind()) {
+                self.set_halting(true);
+                return Err(PyRuntimeError::new_err("a thread of the event loop has ended"));
+            }
+        }
+        let result = main.run(event_loop, &Role::Leader { crew: self, posts });
+        match (self.take_failure(), result) {
+            (None, result) => result,
+            (Some(failure), Ok(())) => Err(failure),
+            (Some(failure), Err(error)) => {
+                failure.write_unraisable(py, Some(event_loop));
+                Err(error)
+            }
+        }
+    }
+
+    /// Drives a worker's shard on this thread until the run is over.
+    pub(crate) fn run_worker(&self, event_loop: &Bound<'_, EventLoop>, shard: &Arc<Shard>) {
+        let Err(error) = shard.run(event_loop, &Role::Worker(self)) else {
+            return;
+        };
+        if let Some(error) = self.fail(error) {
+            error.write_unraisable(event_loop.py(), Some(event_loop));
+        }
+        event_loop.get().stop();
+    }
+
+    /// Every shard but shard 0.
+    pub(crate) fn others(&self) -> &[Arc<Shard>] {
+        &self.others
+    }
+
+    /// Sets who drives the other shards from now on.
+    pub(crate) fn set_posts(&self, posts: Vec<Arc<Post>>) {
+        *self.posts.lock() = posts;
+    }
+
+    pub(crate) fn posts(&self) -> Vec<Arc<Post>> {
+        self.posts.lock().clone()
+    }
+
+    /// True once the workers have to park.
+    pub(crate) fn is_halting(&self) -> bool {
+        // Pairs with `set_halting`; the notification that follows makes a parked worker look.
+        self.halting.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_halting(&self, halting: bool) {
+        self.halting.store(halting, Ordering::Release);
+        if halting {
+            for shard in &self.others {
+                shard.notify();
+            }
+        }
+    }
+
+    /// Hands over what a worker's callback raised. Returns it if another was there first.
+    fn fail(&self, error: PyErr) -> Option<PyErr> {
+        let mut failure = self.failure.lock();
+        if failure.is_some() {
+            return Some(error);
+        }
+        *failure = Some(error);
+        None
+    }
+
+    fn take_failure(&self) -> Option<PyErr> {
+        self.failure.lock().take()
+    }
+
+    /// Chooses the home of something new. `count` makes it part of the load there.
+    pub(crate) fn place<'a>(&'a self, main: &'a Shard, count: impl FnOnce(&Load)) -> &'a Shard {
+        let mut placement = self.placement.lock();
+        let shards: Vec<&Shard> =
+            std::iter::once(main).chain(self.others.iter().map(AsRef::as_ref)).collect();
+        let candidates: Vec<Candidate> = shards.iter().map(|shard| shard.candidate()).collect();
+        let chosen = shards[placement.choose(coarse_now(), &candidates)];
+        count(&chosen.load);
+        chosen
+    }
+}

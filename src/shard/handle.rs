@@ -1,0 +1,420 @@
+//! The shard as any thread sees it: where work is queued, and who drives it.
+
+use super::local::{Local, Work};
+use super::statistics::{Counters, Reading};
+use crate::loop_::event_loop::EventLoop;
+use crate::loop_::handle::Scheduled;
+use crate::loop_::owner::LoopOfShard;
+use crate::loop_::watches::{Side, Waiter, Watches};
+use crate::py::ffi;
+use crate::runtime::driver::Driver;
+use crate::runtime::process;
+use crate::transport::core::Transport;
+use crate::transport::tls::TlsProtocol;
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::PyContext;
+use rloop_core::inbox::{Inbox, Wake};
+use rloop_core::placement::{Candidate, Load};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+pub(super) struct Running {
+    pub(super) shard: u64,
+    pub(super) local: Local,
+    /// The loop, as the handles that are made here refer to it; `None` if it has one shard.
+    pub(super) own_loop: Option<Py<LoopOfShard>>,
+}
+
+thread_local! {
+    /// The shard that this thread drives.
+    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+    /// Its id, or 0: a copy for the question that each call on a transport asks.
+    static DRIVEN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Tells the shards of a process apart: the number of the loop, which is not zero, above the index
+/// of the shard.
+fn shard_id(loop_number: u64, index: u16) -> u64 {
+    loop_number << 16 | u64::from(index)
+}
+
+/// The index of the shard that this thread drives, if it is one of that loop's.
+pub(crate) fn driven_index(loop_number: u64) -> Option<u16> {
+    let driven = DRIVEN.get();
+    #[expect(clippy::cast_possible_truncation, reason = "the low half of an id is the index")]
+    (driven >> 16 == loop_number).then_some(driven as u16)
+}
+
+/// The loop as the shard that this thread drives refers to it, if it is one of several of that loop;
+/// and whether `context` is known to name that shard.
+pub(crate) fn own_loop(
+    py: Python<'_>,
+    loop_number: u64,
+    context: Option<&Bound<'_, PyContext>>,
+) -> Option<(Py<LoopOfShard>, bool)> {
+    RUNNING.with_borrow(|running| {
+        let running = running.as_ref().filter(|running| running.shard >> 16 == loop_number)?;
+        let own = running.own_loop.as_ref()?.clone_ref(py);
+        let is_known = context
+            .is_some_and(|context| ffi::shares_variables_with_call_of(own.bind(py), context));
+        Some((own, is_known))
+    })
+}
+
+/// One thread of a loop.
+pub(crate) struct Shard {
+    pub(super) id: u64,
+    pub(super) inbox: Inbox<Work>,
+    /// Invariant: `None` while a thread drives the shard.
+    pub(super) parked: Mutex<Option<Local>>,
+    /// `None` once the loop is closed.
+    pub(super) io: Mutex<Option<Arc<ShardIo>>>,
+    pub(super) process: process::Stamp,
+    /// The interpreter ends: no further iteration is taken.
+    pub(super) retired: AtomicBool,
+    /// The transports that live here, those that are to open here, and what was spawned.
+    pub(crate) load: Load,
+    /// How many timers other threads have cancelled since the last iteration.
+    cancelled_elsewhere: AtomicUsize,
+    /// Whether what is written now is sent later: something runs that this shard started. Like the
+    /// next, of the driving thread alone, and here because each callback asks.
+    pub(super) gathers: AtomicBool,
+    /// False if nothing is unsent.
+    has_unsent: AtomicBool,
+    pub(super) counters: Counters,
+}
+
+/// The descriptors of a shard.
+pub(crate) struct ShardIo {
+    pub(crate) watches: Watches,
+    pub(crate) driver: Driver,
+}
+
+impl ShardIo {
+    fn new() -> io::Result<Self> {
+        let driver = Driver::new()?;
+        let watches = {
+            let _entered = driver.enter();
+            Watches::new()?
+        };
+        Ok(Self { watches, driver })
+    }
+}
+
+impl Shard {
+    /// Makes shard `index` of the loop with that number.
+    pub(crate) fn new(loop_number: u64, index: u16) -> io::Result<Self> {
+        Ok(Self {
+            id: shard_id(loop_number, index),
+            inbox: Inbox::new(),
+            parked: Mutex::new(Some(Local::new())),
+            io: Mutex::new(Some(Arc::new(ShardIo::new()?))),
+            process: process::Stamp::new(),
+            retired: AtomicBool::new(false),
+            load: Load::default(),
+            cancelled_elsewhere: AtomicUsize::new(0),
+            gathers: AtomicBool::new(false),
+            has_unsent: AtomicBool::new(false),
+            counters: Counters::default(),
+        })
+    }
+
+    /// The index of the shard in its loop.
+    pub(crate) fn index(&self) -> u16 {
+        #[expect(clippy::cast_possible_truncation, reason = "the low half of an id is the index")]
+        let index = self.id as u16;
+        index
+    }
+
+    /// How much was given to this shard and how busy it is, for the choice of the next home.
+    pub(crate) fn candidate(&self) -> Candidate {
+        Candidate { load: self.load.amount(), busy: self.counters.busy_by_now() }
+    }
+
+    /// Turns the clock of the statistics on.
+    pub(crate) fn start_timing(&self) {
+        self.counters.start_timing();
+    }
+
+    /// What the shard has counted.
+    pub(crate) fn statistics(&self) -> Reading {
+        self.counters.read(self.inbox.pushed(), self.load.connections())
+    }
+
+    /// Forgets who waits for a descriptor and returns it.
+    pub(crate) fn unwatch(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
+        let io = self.io.lock().clone();
+        io.map_or(Ok(None), |io| io.watches.remove(fd, side))
+    }
+
+    /// The descriptors of the shard.
+    ///
+    /// # Errors
+    /// `RuntimeError` if the loop is closed.
+    pub(crate) fn io(&self) -> PyResult<Arc<ShardIo>> {
+        self.io.lock().clone().ok_or_else(|| PyRuntimeError::new_err("Event loop is closed"))
+    }
+
+    pub(super) fn wake(&self) {
+        // A closed loop has nothing to wake.
+        let io = self.io.lock().clone();
+        if let Some(io) = io {
+            io.driver.wake();
+        }
+    }
+
+    /// Runs `operation` on the local part, if this thread may touch it now: because it drives the
+    /// shard, or because nobody does. `operation` must not run Python code.
+    pub(super) fn with_local<R>(&self, operation: impl FnOnce(&mut Local) -> R) -> Option<R> {
+        RUNNING.with_borrow_mut(|running| match running {
+            Some(running) if running.shard == self.id => Some(operation(&mut running.local)),
+            _ => self.parked.lock().as_mut().map(|local| {
+                // What this thread pushed while the shard ran comes first.
+                self.inbox.drain_into(&mut local.ready);
+                operation(local)
+            }),
+        })
+    }
+
+    /// True on the thread that drives the shard.
+    pub(crate) fn is_driven_here(&self) -> bool {
+        DRIVEN.get() == self.id
+    }
+
+    /// True on every thread but the one that drives the shard, while one does.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        !self.is_driven_here() && self.parked.lock().is_none()
+    }
+
+    /// Queues `work` behind what this thread queued before.
+    pub(crate) fn push(&self, work: Work) {
+        let mut work = Some(work);
+        let queued = self.with_local(|local| match work.take() {
+            Some(Work::Schedule(deadline, handle)) => {
+                local.timers.insert(deadline, Scheduled(handle));
+            }
+            Some(work) => local.ready.push_back(work),
+            None => (),
+        });
+        if let (None, Some(work)) = (queued, work) {
+            self.push_remote(work);
+        }
+    }
+
+    /// Queues `work` through the inbox and wakes the shard if it sleeps.
+    pub(super) fn push_remote(&self, work: Work) {
+        if self.inbox.push(work) == Wake::Needed {
+            self.wake();
+        }
+    }
+
+    /// Has what `connection` gathers sent after what runs now; false if nothing runs that this shard
+    /// started, and it has to be sent at once.
+    ///
+    /// # Errors
+    /// `MemoryError`.
+    pub(crate) fn send_later(&self, connection: &Bound<'_, TlsProtocol>) -> PyResult<bool> {
+        if !self.is_driven_here() || !self.gathers.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let context = ffi::copy_context(connection.py())?;
+        let connection = connection.clone().unbind();
+        let queued = self.with_local(|local| local.unsent.push_back((connection, context)));
+        self.has_unsent.store(true, Ordering::Relaxed);
+        Ok(queued.is_some())
+    }
+
+    /// True if something was gathered.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.has_unsent.load(Ordering::Relaxed)
+    }
+
+    /// Sends what was gathered.
+    ///
+    /// # Errors
+    /// What the application raised on the way that no `except Exception` catches.
+    pub(super) fn send_unsent(&self, py: Python<'_>) -> PyResult<()> {
+        if self.has_unsent() { self.send_all_unsent(py) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn send_all_unsent(&self, py: Python<'_>) -> PyResult<()> {
+        self.has_unsent.store(false, Ordering::Relaxed);
+        let mut outcome = Ok(());
+        while let Some(Some((connection, context))) =
+            self.with_local(|local| local.unsent.pop_front())
+        {
+            // The connection is the parent's, and what it has gathered is the parent's to send.
+            if !self.process.is_this() {
+                continue;
+            }
+            let sent = ffi::in_context(context.bind(py), || {
+                TlsProtocol::send_gathered(connection.bind(py))
+            });
+            outcome = outcome.and(sent);
+        }
+        outcome
+    }
+
+    /// How much is ready to run, on the thread that drives the shard.
+    pub(crate) fn ready_count(&self) -> usize {
+        self.with_local(|local| local.ready.len()).unwrap_or(0)
+    }
+
+    /// Makes the shard take an iteration if it sleeps.
+    pub(crate) fn notify(&self) {
+        if self.inbox.notify() == Wake::Needed {
+            self.wake();
+        }
+    }
+
+    /// Makes the thread that drives the shard park for ever once its callback has returned.
+    pub(crate) fn retire(&self) {
+        // The inbox, which `notify` goes through, orders this before the iteration that sees it.
+        self.retired.store(true, Ordering::Relaxed);
+        self.notify();
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a timer was cancelled.
+    pub(crate) fn timer_cancelled(&self) {
+        let dead = self.with_local(|local| local.timers.cancelled());
+        if dead.is_none() {
+            // The driving thread looks at its next iteration; nothing is worth waking it for.
+            self.cancelled_elsewhere.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes the timers that other threads have cancelled. Called by the driving thread.
+    pub(super) fn fold_cancelled_timers(&self) {
+        if self.cancelled_elsewhere.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for _ in 0..self.cancelled_elsewhere.swap(0, Ordering::Relaxed) {
+            drop(self.with_local(|local| local.timers.cancelled()));
+        }
+    }
+
+    /// Keeps `transport` alive and lets events of its descriptor find it. Returns the transport that
+    /// was there before, to be dropped.
+    pub(crate) fn attach(
+        &self,
+        fd: RawFd,
+        generation: u64,
+        transport: Transport,
+    ) -> Option<(u64, Transport)> {
+        let index = usize::try_from(fd).ok()?;
+        self.with_local(|local| {
+            if local.transports.len() <= index {
+                local.transports.resize_with(index + 1, || None);
+            }
+            local.transports[index].replace((generation, transport))
+        })
+        .flatten()
+    }
+
+    /// Undoes [`Shard::attach`].
+    pub(crate) fn detach(&self, fd: RawFd, generation: u64) -> Option<(u64, Transport)> {
+        self.with_local(|local| local.transport(fd)?.take_if(|(current, _)| *current == generation))
+            .flatten()
+    }
+
+    /// Hands out everything the shard holds, so that the caller can drop it. The shard must be
+    /// stopped.
+    pub(crate) fn take_all(&self) -> impl Sized + use<> {
+        let local = self.with_local(|local| std::mem::replace(local, Local::new()));
+        let mut pushed = VecDeque::new();
+        self.inbox.drain_into(&mut pushed);
+        let io = self.take_io();
+        let watched = io.as_ref().map(|io| io.watches.clear());
+        (local, pushed, watched, io)
+    }
+
+    /// The descriptors, unless they are those of the process that forked this one. Such epoll sets
+    /// and timers are shared with it: taking something out of them would take it from the parent.
+    pub(super) fn take_io(&self) -> Option<Arc<ShardIo>> {
+        let io = self.io.lock().take();
+        if self.process.is_this() {
+            io
+        } else {
+            std::mem::forget(io);
+            None
+        }
+    }
+
+    /// Visits what the shard holds, for garbage collection. Skips a shard that is running, which is
+    /// no garbage.
+    pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(io) = self.io.try_lock().and_then(|io| io.clone()) {
+            io.watches.visit(visit)?;
+        }
+        let Some(parked) = self.parked.try_lock() else {
+            return Ok(());
+        };
+        let Some(local) = parked.as_ref() else {
+            return Ok(());
+        };
+        local.timers.iter().try_for_each(|scheduled| visit.call(&scheduled.0))?;
+        for work in &local.ready {
+            match work {
+                Work::Run(ready) | Work::Schedule(_, ready) => visit.call(ready)?,
+                Work::Operate(pending) => pending.visit(visit)?,
+                Work::StartReading(started) => started.visit(|object| visit.call(object))?,
+                Work::Remote(call) => call.visit(|object| visit.call(object))?,
+                Work::RunForeign(_) | Work::Event(_) => (),
+            }
+        }
+        let mut kept = local.transports.iter().flatten();
+        kept.try_for_each(|(_, transport)| transport.visit(|object| visit.call(object)))
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        drop(self.take_io());
+    }
+}
+
+/// The driving thread's hold on a shard's local part.
+pub(super) struct Seat<'a> {
+    pub(super) shard: &'a Shard,
+    /// What the thread drove before, which waits until this seat is given up.
+    pub(super) outer: Option<Running>,
+}
+
+impl<'a> Seat<'a> {
+    pub(super) fn take(shard: &'a Shard, event_loop: &Bound<'_, EventLoop>) -> PyResult<Self> {
+        let own_loop = LoopOfShard::create(event_loop, shard.index())?;
+        let local = shard.parked.lock().take();
+        let local =
+            local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
+        let outer = RUNNING.replace(Some(Running { shard: shard.id, local, own_loop }));
+        DRIVEN.set(shard.id);
+        Ok(Self { shard, outer })
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let outer = self.outer.take();
+        DRIVEN.set(outer.as_ref().map_or(0, |outer| outer.shard));
+        let Some(Running { mut local, own_loop, .. }) = RUNNING.replace(outer) else {
+            return;
+        };
+        // The next run may be on another thread.
+        local.take_events();
+        *self.shard.parked.lock() = Some(local);
+        // Only now, because no lock is held while a reference is dropped.
+        drop(own_loop);
+    }
+}

@@ -1,0 +1,391 @@
+//! The run of a shard, and the order of one iteration.
+
+use super::handle::{Seat, Shard, ShardIo};
+use super::local::Work;
+use crate::loop_::event_loop::EventLoop;
+use crate::loop_::handle::Scheduled;
+use crate::loop_::watches::Watches;
+use crate::py::error::OrOsError;
+use crate::py::ffi;
+use crate::py::ffi::Detached;
+use crate::runtime::sys;
+use crate::runtime::{clock, driver};
+use crate::shard::crew::Crew;
+use crate::shard::exit;
+use crate::shard::worker::Post;
+use pyo3::prelude::*;
+use rloop_core::inbox::Park;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+/// How much an iteration takes out of the inbox. Other threads may fill it faster than it is emptied, and
+/// then iterations would become ever longer, with nobody looking at signals and descriptors meanwhile.
+const TAKEN_PER_ITERATION: usize = 1024;
+
+/// How many iterations may pass without a look at signals. Callbacks and protocols may be native code, in
+/// which the interpreter does not look.
+const ITERATIONS_PER_SIGNAL_CHECK: u8 = 64;
+
+/// How long what callbacks write may wait for what the next ones write, in seconds. A packet for a
+/// process of the same machine that sleeps has to wake it, which costs several times as much as to send
+/// the packet; behind the first, the others find it awake. So few callbacks as run meanwhile win most
+/// of that, and nobody notices.
+const LONGEST_UNSENT: f64 = 200e-6;
+
+/// Whose run it is, which decides when it is over.
+pub(crate) enum Role<'a> {
+    /// The only shard of its loop.
+    Alone,
+    /// Shard 0 of several. Its run is over when every worker has parked.
+    Leader { crew: &'a Crew, posts: Vec<Arc<Post>> },
+    /// Another shard.
+    Worker(&'a Crew),
+}
+
+impl Role<'_> {
+    fn is_over(&self, event_loop: &EventLoop) -> bool {
+        match self {
+            Role::Alone | Role::Leader { .. } => event_loop.is_stopping(),
+            Role::Worker(crew) => crew.is_halting(),
+        }
+    }
+}
+
+/// How an iteration ends.
+enum Wait {
+    /// The loop stops.
+    Never,
+    /// The interpreter ends.
+    Forever,
+    /// Something is ready: ask the kernel without blocking.
+    Poll,
+    /// Wait until something comes.
+    Park,
+}
+
+/// What is left at the end of an iteration.
+enum Settled {
+    /// So many items are ready.
+    Ready(usize),
+    /// The next iteration has something to do.
+    Pushed,
+    /// Nothing.
+    Parked,
+}
+
+/// How much an iteration has to do, in this order.
+#[derive(Default)]
+struct Iteration {
+    /// Callbacks that were ready before the wait.
+    left_over: usize,
+    /// Events of transports.
+    events: usize,
+    /// What came otherwise: watched descriptors, the inbox, due timers.
+    arrived: usize,
+}
+
+impl Iteration {
+    fn depth(&self) -> usize {
+        self.left_over + self.events + self.arrived
+    }
+}
+
+impl Shard {
+    /// Drives the shard on this thread until its run is over.
+    ///
+    /// In the child of a `fork()` that a callback called, this thread is still inside the runtime of
+    /// the parent's loop, which tokio does not let it enter again. There every wait is done on a
+    /// thread of its own: slow, and right.
+    ///
+    /// # Errors
+    /// What a callback or a signal handler raised to end the run, and `RuntimeError` if another
+    /// thread drives the shard.
+    pub(crate) fn run(
+        self: &Arc<Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        role: &Role<'_>,
+    ) -> PyResult<()> {
+        let io = self.io()?;
+        let _seat = Seat::take(self, event_loop)?;
+        let run = exit::Run::begin(self);
+        let result = sys::hanging_at_exit(|| self.run_iterations(event_loop, role, &io, &run));
+        self.counters.stop();
+        let Role::Leader { crew, posts } = role else {
+            return result;
+        };
+        crew.set_halting(true);
+        let py = event_loop.py();
+        if driver::is_inside_a_runtime() {
+            py.detach(|| posts.iter().for_each(|post| post.wait_until_parked()));
+            return result;
+        }
+        let halted = self.wait_until(py, &io, || posts.iter().all(|post| !post.is_running()));
+        result.and(halted)
+    }
+
+    fn run_iterations(
+        &self,
+        event_loop: &Bound<'_, EventLoop>,
+        role: &Role<'_>,
+        io: &ShardIo,
+        run: &exit::Run,
+    ) -> PyResult<()> {
+        let owner = event_loop.clone().unbind();
+        let run_iteration =
+            |thread: &Detached| thread.attached(|py| self.run_iteration(owner.bind(py), role, io));
+        if driver::is_inside_a_runtime() {
+            return ffi::detached(event_loop.py(), |thread| {
+                loop {
+                    let may_block = match run_iteration(thread)? {
+                        Wait::Never => return Ok(()),
+                        Wait::Forever => run.park_for_ever(),
+                        Wait::Poll => false,
+                        Wait::Park => true,
+                    };
+                    let fired = io.driver.wait_on_another_thread(may_block);
+                    self.with_local(|local| local.accept(fired));
+                }
+            });
+        }
+        ffi::detached(event_loop.py(), |thread| {
+            io.driver.run(|context| match run_iteration(thread) {
+                Ok(Wait::Never) => Poll::Ready(Ok(())),
+                Ok(Wait::Forever) => run.park_for_ever(),
+                Ok(Wait::Poll) => {
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Ok(Wait::Park) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            })
+        })
+    }
+
+    /// Waits until `is_done`, which is asked again after each notification of this shard. Nothing
+    /// runs meanwhile but signal handlers.
+    ///
+    /// # Errors
+    /// What a signal handler raised.
+    fn wait_until(
+        &self,
+        py: Python<'_>,
+        io: &ShardIo,
+        is_done: impl Fn() -> bool + Sync,
+    ) -> PyResult<()> {
+        let result = ffi::detached(py, |thread| {
+            io.driver.run(|context| {
+                // Taken down before the question, so that whoever makes the answer true wakes us.
+                self.inbox.begin();
+                if is_done() {
+                    return Poll::Ready(Ok(()));
+                }
+                let checked = thread.attached(|py| {
+                    py.check_signals()?;
+                    PyResult::Ok(())
+                });
+                if checked.is_err() {
+                    return Poll::Ready(checked);
+                }
+                if self.inbox.park() == Park::Refused {
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            })
+        });
+        // What was pushed meanwhile is still to be drained.
+        self.notify();
+        result
+    }
+
+    /// One iteration of the loop; returns how to wait for the next.
+    fn run_iteration(
+        &self,
+        event_loop: &Bound<'_, EventLoop>,
+        role: &Role<'_>,
+        io: &ShardIo,
+    ) -> PyResult<Wait> {
+        let py = event_loop.py();
+        if self.is_retired() {
+            // A worker's thread is the loop's own, so it can be ended and joined.
+            return Ok(if matches!(role, Role::Worker(_)) { Wait::Never } else { Wait::Forever });
+        }
+        self.counters.begin_iteration();
+        let iteration = self.begin_iteration(py, &io.watches)?;
+        // What comes from outside wakes tasks; they run in the same iteration.
+        let mut may_wake = iteration.events + iteration.arrived > 0;
+        self.gathering(py, || self.run_due(event_loop, iteration))?;
+        loop {
+            if role.is_over(event_loop.get()) {
+                return Ok(Wait::Never);
+            }
+            // Asked again, because `begin_iteration` may have taken the notification down.
+            if self.is_retired() {
+                return Ok(Wait::Poll);
+            }
+            match self.settle(py, io).or_os_error(py)? {
+                Settled::Parked => {
+                    self.counters.park();
+                    return Ok(Wait::Park);
+                }
+                Settled::Ready(woken) if may_wake => {
+                    may_wake = false;
+                    self.gathering(py, || self.run_ready(event_loop, woken))?;
+                }
+                Settled::Ready(_) | Settled::Pushed => return Ok(Wait::Poll),
+            }
+        }
+    }
+
+    /// Takes what the wait brought.
+    fn begin_iteration(&self, py: Python<'_>, watches: &Watches) -> PyResult<Iteration> {
+        let begun = self.with_local(|local| {
+            let left_over = local.ready.len();
+            local.take_events();
+            let looked_ahead = std::mem::take(&mut local.looked_ahead);
+            if local.watches_active && !looked_ahead {
+                local.collect_watches(py, watches)?;
+            }
+            let has_mail = self.inbox.begin();
+            if has_mail {
+                self.inbox.drain_some_into(TAKEN_PER_ITERATION, &mut local.ready);
+            }
+            local.collect_due_timers();
+            let iteration = Iteration {
+                left_over,
+                arrived: local.ready.len() - left_over,
+                events: local.events.len() - local.next_event,
+            };
+            // A signal that interrupted the wait has its Python handler run here. If something is
+            // ready, the interpreter sees to it when that runs, unless it is native code.
+            local.unchecked_iterations += 1;
+            let is_check_due = has_mail
+                || iteration.depth() == 0
+                || local.unchecked_iterations == ITERATIONS_PER_SIGNAL_CHECK;
+            if is_check_due {
+                local.unchecked_iterations = 0;
+            }
+            io::Result::Ok((iteration, is_check_due))
+        });
+        self.fold_cancelled_timers();
+        let (iteration, is_check_due) =
+            begun.unwrap_or_else(|| Ok((Iteration::default(), true))).or_os_error(py)?;
+        self.counters.set_depth(iteration.depth());
+        if is_check_due {
+            py.check_signals()?;
+        }
+        Ok(iteration)
+    }
+
+    /// Runs `operation`, which sends what it has written. If it fails, that is done here.
+    fn gathering(&self, py: Python<'_>, operation: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
+        self.gathers.store(true, Ordering::Relaxed);
+        let ran = operation();
+        self.gathers.store(false, Ordering::Relaxed);
+        // What raised has not come to this.
+        ran.and(self.send_unsent(py))
+    }
+
+    /// Does what was ready when the iteration began, and nothing that is added meanwhile.
+    fn run_due(&self, event_loop: &Bound<'_, EventLoop>, iteration: Iteration) -> PyResult<()> {
+        let py = event_loop.py();
+        if iteration.left_over > 0 {
+            self.run_ready(event_loop, iteration.left_over)?;
+        }
+        for _ in 0..iteration.events {
+            let Some(Some((transport, direction))) = self.with_local(|local| local.next_event(py))
+            else {
+                break;
+            };
+            transport.on_event(py, direction)?;
+            self.send_unsent(py)?;
+            self.counters.ran();
+        }
+        if iteration.arrived > 0 {
+            self.run_ready(event_loop, iteration.arrived)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the `count` oldest items of the ready queue. What callbacks write is sent after the last,
+    /// or after the one that makes it wait for long.
+    fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> PyResult<()> {
+        let py = event_loop.py();
+        let mut sent_at = if count > 1 { clock::now() } else { 0.0 };
+        for left in (0..count).rev() {
+            let Some(Some(work)) = self.with_local(|local| local.ready.pop_front()) else {
+                break;
+            };
+            if !matches!(work, Work::Run(_) | Work::RunForeign(_)) {
+                // What comes from outside may end a connection.
+                self.send_unsent(py)?;
+            }
+            match work {
+                Work::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
+                Work::Operate(pending) => pending.retry(py)?,
+                Work::RunForeign(handle) => {
+                    if !handle.getattr(py, "_cancelled")?.is_truthy(py)? {
+                        handle.call_method0(py, "_run")?;
+                    }
+                }
+                Work::Schedule(deadline, handle) => {
+                    self.with_local(|local| local.timers.insert(deadline, Scheduled(handle)));
+                }
+                Work::Event(event) => {
+                    if let Some(Some(transport)) = self.with_local(|local| local.target(py, event))
+                    {
+                        transport.on_event(py, event.direction)?;
+                    }
+                }
+                Work::StartReading(transport) => transport.start_reading(py)?,
+                Work::Remote(call) => call.run(py)?,
+            }
+            if left > 0 {
+                self.send_overdue(py, &mut sent_at)?;
+            }
+            self.counters.ran();
+        }
+        self.send_unsent(py)
+    }
+
+    /// Sends what was gathered if that last happened long ago, at `sent_at` on the loop's clock. So a
+    /// callback that takes long has what it wrote sent when it returns.
+    fn send_overdue(&self, py: Python<'_>, sent_at: &mut f64) -> PyResult<()> {
+        if self.has_unsent() {
+            let now = clock::now();
+            if now - *sent_at >= LONGEST_UNSENT {
+                *sent_at = now;
+                return self.send_unsent(py);
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the iteration may end in a wait that blocks. If so, the alarm is set and the next
+    /// push from elsewhere wakes the shard.
+    fn settle(&self, py: Python<'_>, io: &ShardIo) -> io::Result<Settled> {
+        let ready = self.with_local(|local| {
+            // A descriptor that was ready may still be: only the kernel knows whether its callback
+            // left something behind.
+            if local.ready.is_empty() && local.watches_active {
+                local.collect_watches(py, &io.watches)?;
+                local.looked_ahead = !local.ready.is_empty();
+                if local.looked_ahead || local.watches_active {
+                    return io::Result::Ok(Settled::Pushed);
+                }
+            }
+            if !local.ready.is_empty() {
+                return Ok(Settled::Ready(local.ready.len()));
+            }
+            if let Some(deadline) = local.next_alarm() {
+                io.driver.alarm().set(deadline)?;
+            }
+            Ok(Settled::Parked)
+        });
+        match ready.unwrap_or(Ok(Settled::Parked))? {
+            Settled::Parked if self.inbox.park() == Park::Refused => Ok(Settled::Pushed),
+            settled => Ok(settled),
+        }
+    }
+}

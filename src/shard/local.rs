@@ -1,0 +1,156 @@
+//! What only the driving thread touches: the ready queue, the timers, the events, the transports.
+
+use crate::loop_::handle::{Handle, Scheduled};
+use crate::loop_::watches::{Waiter, Watches};
+use crate::runtime::registration::{Direction, Event, Fired};
+use crate::runtime::{clock, registration};
+use crate::sock::Pending;
+use crate::transport::core::{Call, Transport};
+use crate::transport::tls::TlsProtocol;
+use pyo3::prelude::*;
+use pyo3::types::PyContext;
+use rloop_core::timers::TimerHeap;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// How far the clock may seem to lag behind the timer that rang, in seconds.
+const ALARM_MARGIN: f64 = 1e-3;
+
+/// Something for a shard to do.
+pub(crate) enum Work {
+    /// Run a handle.
+    Run(Py<Handle>),
+    /// Run an `asyncio.Handle` that the standard library made.
+    RunForeign(Py<PyAny>),
+    /// Try an operation of a `sock_*` method again.
+    Operate(Arc<Pending>),
+    /// Run a handle at a deadline, in seconds on the loop's clock.
+    Schedule(f64, Py<Handle>),
+    /// The descriptor of a transport is ready.
+    Event(Event),
+    /// A transport may start to read.
+    StartReading(Transport),
+    /// A call on a transport that was made on another thread.
+    Remote(Box<Call>),
+}
+
+/// What only the driving thread touches.
+pub(super) struct Local {
+    pub(super) ready: VecDeque<Work>,
+    /// The events of the current iteration; those before `next_event` were dispatched.
+    pub(super) events: Vec<Event>,
+    pub(super) next_event: usize,
+    pub(super) timers: TimerHeap<Scheduled>,
+    /// The deadline the driver's alarm is set to, if it may still come.
+    pub(super) alarm: Option<f64>,
+    /// The transports whose events matter, by descriptor, each with its generation. This keeps them
+    /// alive.
+    pub(super) transports: Vec<Option<(u64, Transport)>>,
+    /// The watches have to be looked at: an event came, or the last look found something.
+    pub(super) watches_active: bool,
+    /// The handles of a look before the wait are ready; they count as the next iteration's.
+    pub(super) looked_ahead: bool,
+    /// How many iterations began since signals were last looked at.
+    pub(super) unchecked_iterations: u8,
+    /// Connections with something written by what runs now or ran just before, to be sent soon. Each
+    /// comes with the context of its first write.
+    pub(super) unsent: VecDeque<(Py<TlsProtocol>, Py<PyContext>)>,
+}
+
+impl Local {
+    pub(super) fn new() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            events: Vec::new(),
+            next_event: 0,
+            timers: TimerHeap::new(),
+            alarm: None,
+            transports: Vec::new(),
+            // The first look asks for the first event.
+            watches_active: true,
+            looked_ahead: false,
+            unchecked_iterations: 0,
+            unsent: VecDeque::new(),
+        }
+    }
+
+    /// Takes over the events that fired on this thread.
+    pub(super) fn take_events(&mut self) {
+        if self.next_event == self.events.len() {
+            self.events.clear();
+            self.next_event = 0;
+        }
+        self.watches_active |= registration::take_events(&mut self.events);
+    }
+
+    /// Takes over the events that fired on another thread.
+    pub(super) fn accept(&mut self, fired: Fired) {
+        self.events.extend(fired.events);
+        self.watches_active |= fired.polled;
+    }
+
+    /// The transport of the next event of this iteration and what it may do; `None` after the last.
+    pub(super) fn next_event(&mut self, py: Python<'_>) -> Option<(Transport, Direction)> {
+        while let Some(event) = self.events.get(self.next_event).copied() {
+            self.next_event += 1;
+            if let Some(transport) = self.target(py, event) {
+                return Some((transport, event.direction));
+            }
+        }
+        None
+    }
+
+    /// The transport that an event is for, unless it was closed after the event fired.
+    pub(super) fn target(&mut self, py: Python<'_>, event: Event) -> Option<Transport> {
+        match self.transport(event.fd)? {
+            Some((generation, transport)) if *generation == event.generation => {
+                Some(transport.clone_ref(py))
+            }
+            _ => None,
+        }
+    }
+
+    /// Queues those who wait for ready descriptors.
+    pub(super) fn collect_watches(&mut self, py: Python<'_>, watches: &Watches) -> io::Result<()> {
+        self.watches_active = watches.collect(py, |waiter| {
+            self.ready.push_back(match waiter {
+                Waiter::Callback(handle) => Work::Run(handle),
+                Waiter::Operation(pending) => Work::Operate(pending),
+            });
+        })?;
+        Ok(())
+    }
+
+    /// Queues the timers that are due.
+    pub(super) fn collect_due_timers(&mut self) {
+        if self.timers.is_empty() && self.alarm.is_none() {
+            return;
+        }
+        let now = clock::now();
+        while let Some(Scheduled(handle)) = self.timers.pop_due(now) {
+            self.ready.push_back(Work::Run(handle));
+        }
+        // An alarm that may have rung is set again before the next wait: the margin makes sure that
+        // one which rang while the clock lags behind is not taken for one to come.
+        if self.alarm.is_some_and(|alarm| alarm <= now + ALARM_MARGIN) {
+            self.alarm = None;
+        }
+    }
+
+    /// The deadline that the alarm has to be set to before a wait, if it has to.
+    pub(super) fn next_alarm(&mut self) -> Option<f64> {
+        let next = self.timers.next_deadline()?;
+        if self.alarm.is_some_and(|alarm| alarm <= next) {
+            return None;
+        }
+        self.alarm = Some(next);
+        Some(next)
+    }
+
+    /// The place of a descriptor in `transports`, if it has one.
+    pub(super) fn transport(&mut self, fd: RawFd) -> Option<&mut Option<(u64, Transport)>> {
+        self.transports.get_mut(usize::try_from(fd).ok()?)
+    }
+}

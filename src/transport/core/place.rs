@@ -1,0 +1,259 @@
+//! What the transports of every kind share: where one lives, how its shard keeps it, and how events
+//! and calls from other threads find it.
+
+use crate::py::initialized::Initialized;
+use crate::runtime::registration::{Direction, Event};
+use crate::shard::{Shard, Work};
+use crate::transport::datagram::{self, DatagramTransport};
+use crate::transport::pipe::{ReadPipeTransport, ReadRemote, WritePipeTransport, WriteRemote};
+use crate::transport::stream::{self, StreamTransport};
+use crate::transport::tls::{self, TlsProtocol};
+use pyo3::prelude::*;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+static NEXT_GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// A transport of any kind.
+pub(crate) enum Transport {
+    Stream(Py<StreamTransport>),
+    Datagram(Py<DatagramTransport>),
+    ReadPipe(Py<ReadPipeTransport>),
+    WritePipe(Py<WritePipeTransport>),
+}
+
+impl Transport {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Stream(transport) => Self::Stream(transport.clone_ref(py)),
+            Self::Datagram(transport) => Self::Datagram(transport.clone_ref(py)),
+            Self::ReadPipe(transport) => Self::ReadPipe(transport.clone_ref(py)),
+            Self::WritePipe(transport) => Self::WritePipe(transport.clone_ref(py)),
+        }
+    }
+
+    /// Handles an event of the transport's descriptor. The reference is given up while attached, which
+    /// `PyO3` then need not ask about.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn on_event(self, py: Python<'_>, direction: Direction) -> PyResult<()> {
+        match (self, direction) {
+            (Self::Stream(transport), Direction::Read) => {
+                StreamTransport::on_readable(&transport.into_bound(py))
+            }
+            (Self::Stream(transport), Direction::Write) => {
+                StreamTransport::on_writable(&transport.into_bound(py))
+            }
+            (Self::Datagram(transport), Direction::Read) => {
+                DatagramTransport::on_readable(&transport.into_bound(py))
+            }
+            (Self::Datagram(transport), Direction::Write) => {
+                DatagramTransport::on_writable(&transport.into_bound(py))
+            }
+            (Self::ReadPipe(transport), Direction::Read) => {
+                ReadPipeTransport::on_readable(&transport.into_bound(py))
+            }
+            (Self::ReadPipe(transport), Direction::Write) => {
+                ReadPipeTransport::on_failure(&transport.into_bound(py))
+            }
+            (Self::WritePipe(transport), _) => {
+                WritePipeTransport::on_event(&transport.into_bound(py))
+            }
+        }
+    }
+
+    /// Called once `connection_made()` has run.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
+    pub(crate) fn start_reading(&self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Self::Stream(transport) => {
+                StreamTransport::start_reading(transport.bind(py));
+                Ok(())
+            }
+            Self::Datagram(transport) => DatagramTransport::start_reading(transport.bind(py)),
+            Self::ReadPipe(transport) => ReadPipeTransport::start_reading(transport.bind(py)),
+            Self::WritePipe(transport) => WritePipeTransport::start_watching(transport.bind(py)),
+        }
+    }
+
+    /// Calls `visit` with the object, for garbage collection.
+    pub(crate) fn visit<E>(
+        &self,
+        mut visit: impl FnMut(&Py<PyAny>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Stream(transport) => visit(transport.as_any()),
+            Self::Datagram(transport) => visit(transport.as_any()),
+            Self::ReadPipe(transport) => visit(transport.as_any()),
+            Self::WritePipe(transport) => visit(transport.as_any()),
+        }
+    }
+}
+
+/// A call on a transport that was made on another thread than its own.
+pub(crate) enum Call {
+    Stream(Py<StreamTransport>, stream::Remote),
+    Datagram(Py<DatagramTransport>, datagram::Remote),
+    ReadPipe(Py<ReadPipeTransport>, ReadRemote),
+    WritePipe(Py<WritePipeTransport>, WriteRemote),
+    Tls(Py<TlsProtocol>, tls::Remote),
+}
+
+impl Call {
+    /// Makes the call, on the transport's thread.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn run(self, py: Python<'_>) -> PyResult<()> {
+        match self {
+            Self::Stream(transport, call) => StreamTransport::run_remote(transport.bind(py), call),
+            Self::Datagram(transport, call) => {
+                DatagramTransport::run_remote(transport.bind(py), call)
+            }
+            Self::ReadPipe(transport, call) => {
+                ReadPipeTransport::run_remote(transport.bind(py), call)
+            }
+            Self::WritePipe(transport, call) => {
+                WritePipeTransport::run_remote(transport.bind(py), call)
+            }
+            Self::Tls(protocol, call) => TlsProtocol::run_remote(protocol.bind(py), call),
+        }
+    }
+
+    /// True for what makes the transport close.
+    fn closes(&self) -> bool {
+        match self {
+            Self::Stream(_, call) => {
+                matches!(call, stream::Remote::Close | stream::Remote::Abort(_))
+            }
+            Self::Datagram(_, call) => {
+                matches!(call, datagram::Remote::Close | datagram::Remote::Abort(_))
+            }
+            Self::ReadPipe(_, call) => matches!(call, ReadRemote::Close),
+            Self::WritePipe(_, call) => {
+                matches!(call, WriteRemote::WriteEof | WriteRemote::Abort)
+            }
+            // It remembers that itself.
+            Self::Tls(..) => false,
+        }
+    }
+
+    /// Calls `visit` with the transport, for garbage collection.
+    pub(crate) fn visit<E>(
+        &self,
+        mut visit: impl FnMut(&Py<PyAny>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Stream(transport, _) => visit(transport.as_any()),
+            Self::Datagram(transport, _) => visit(transport.as_any()),
+            Self::ReadPipe(transport, _) => visit(transport.as_any()),
+            Self::WritePipe(transport, _) => visit(transport.as_any()),
+            Self::Tls(protocol, _) => visit(protocol.as_any()),
+        }
+    }
+}
+
+/// Where a transport lives.
+pub(crate) struct Place {
+    pub(crate) fd: RawFd,
+    /// Tells the transports that had this descriptor apart.
+    pub(crate) generation: u64,
+    /// The shard that runs the transport.
+    pub(crate) home: Arc<Shard>,
+    /// Whether the shard keeps the transport alive; only the home thread changes this.
+    attached: AtomicBool,
+    /// Another thread has called `close()` or `abort()`, and the call is on its way home.
+    close_forwarded: AtomicBool,
+    /// Whether the shard counts the transport as open.
+    counted: AtomicBool,
+    initialized: Initialized,
+}
+
+impl Place {
+    pub(crate) fn new(fd: RawFd, home: Arc<Shard>) -> Self {
+        home.load.open(fd);
+        Self {
+            fd,
+            generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
+            home,
+            attached: AtomicBool::new(false),
+            close_forwarded: AtomicBool::new(false),
+            counted: AtomicBool::new(true),
+            initialized: Initialized::new(),
+        }
+    }
+
+    /// False while the collector sees a transport that is not there yet.
+    pub(crate) fn is_initialized(&self) -> bool {
+        self.initialized.is_set()
+    }
+
+    /// The transport is closed.
+    pub(crate) fn leave(&self) {
+        if self.counted.swap(false, Ordering::Relaxed) {
+            self.home.load.close();
+        }
+    }
+
+    /// True once a call that closes the transport is on its way.
+    pub(crate) fn will_close(&self) -> bool {
+        self.close_forwarded.load(Ordering::Relaxed)
+    }
+
+    /// An event of the transport's descriptor.
+    pub(crate) fn event(&self, direction: Direction) -> Event {
+        Event { fd: self.fd, generation: self.generation, direction }
+    }
+
+    /// Queues an event that the driver will not deliver.
+    pub(crate) fn expect_event(&self, event: Option<Event>) {
+        if let Some(event) = event {
+            self.home.push(Work::Event(event));
+        }
+    }
+
+    /// Forwards a call if this is not the thread it has to run on; true if it did.
+    pub(crate) fn forward(&self, call: impl FnOnce() -> PyResult<Call>) -> PyResult<bool> {
+        if self.home.is_elsewhere() {
+            let call = call()?;
+            if call.closes() {
+                self.close_forwarded.store(true, Ordering::Relaxed);
+            }
+            self.home.push(Work::Remote(Box::new(call)));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Lets the shard keep the transport alive while events are `wanted`, as a selector would, and
+    /// no longer. `is_writing` tells that a write event is among them.
+    pub(crate) fn update_interest(
+        &self,
+        wanted: bool,
+        is_writing: bool,
+        transport: impl FnOnce() -> Transport,
+    ) {
+        if wanted != self.attached.swap(wanted, Ordering::Relaxed) {
+            if wanted {
+                drop(self.home.attach(self.fd, self.generation, transport()));
+            } else {
+                drop(self.home.detach(self.fd, self.generation));
+            }
+        }
+        if is_writing && !self.home.is_driven_here() {
+            // The write began while the loop was stopped. If it has started meanwhile, its driver may
+            // have seen the descriptor ready before this thread asked for the event.
+            self.home.push(Work::Event(self.event(Direction::Write)));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

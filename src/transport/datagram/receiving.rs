@@ -1,0 +1,225 @@
+//! From a read event to the protocol: `datagram_received()` and `error_received()`.
+
+use super::addresses;
+use super::state::{ReadPath, Received};
+use super::transport::DatagramTransport;
+use crate::py::error::{OrOsError, os_error};
+use crate::py::ffi;
+use crate::runtime::datagram::{Address, Receipt};
+use crate::runtime::registration::Direction;
+use crate::runtime::sys::datagrams::{BATCH, Buffers};
+use crate::transport::core::{Endpoint, Polled};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyContext};
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+
+thread_local! {
+    /// Where datagrams are received before their sizes are known; made by the first receipt.
+    static BUFFERS: RefCell<Option<Buffers>> = const { RefCell::new(None) };
+}
+
+/// The next thing to tell the protocol.
+enum Next {
+    /// Nothing: an event follows, or the transport is not reading.
+    Nothing,
+    /// A datagram after which there is nothing; an event follows.
+    Last(Received, Arc<ReadPath>),
+    Datagram(Received, Arc<ReadPath>),
+    Failure(io::Error, Py<PyContext>),
+}
+
+impl DatagramTransport {
+    /// Called once `connection_made()` has run.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
+    pub(crate) fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
+        match Self::add_reader(slf) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
+        }
+    }
+
+    /// Starts to hand read events to the protocol.
+    pub(super) fn add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if !this.state.lock().life.is_reading() {
+            return Ok(());
+        }
+        let io = this.place.home.io()?;
+        let activated = {
+            let _entered = io.driver.enter();
+            this.state.lock().activate_reader(this.place.event(Direction::Read))
+        };
+        let event = activated.or_os_error(slf.py())?;
+        Self::update_interest(slf);
+        this.place.expect_event(event);
+        Ok(())
+    }
+
+    /// The socket has something to read, or may have, or something received waits to be delivered.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let mut failed = false;
+        for round in 0..BATCH {
+            match Self::next(slf, round == 0) {
+                Next::Nothing => return Ok(()),
+                Next::Last(received, path) => return Self::deliver(slf, received, &path),
+                Next::Datagram(received, path) => {
+                    failed = false;
+                    let home = &slf.get().place.home;
+                    let before = home.ready_count();
+                    let delivered = Self::deliver(slf, received, &path);
+                    // What the protocol has scheduled comes before the next datagram.
+                    if delivered.is_err() || home.ready_count() > before {
+                        Self::expect_more(slf);
+                        return delivered;
+                    }
+                }
+                Next::Failure(error, context) => {
+                    let delivered = Self::deliver_failure(slf, &error, context.bind(slf.py()));
+                    if delivered.is_err() || failed {
+                        Self::expect_more(slf);
+                        return delivered;
+                    }
+                    failed = true;
+                }
+            }
+        }
+        Self::expect_more(slf);
+        Ok(())
+    }
+
+    /// Lets another event come if there is, or may be, something left to deliver.
+    fn expect_more(slf: &Bound<'_, Self>) {
+        let this = slf.get();
+        let event = {
+            let state = this.state.lock();
+            if !state.life.is_reader_active() {
+                return;
+            }
+            state.next_read(this.place.event(Direction::Read))
+        };
+        this.place.expect_event(event);
+    }
+
+    /// Takes what was received before, or receives: for an event, or if tokio still says that there
+    /// is something.
+    fn next(slf: &Bound<'_, Self>, for_event: bool) -> Next {
+        let py = slf.py();
+        let mut state = slf.get().state.lock();
+        let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active()) else {
+            return Next::Nothing;
+        };
+        let path = objects.read_path.clone();
+        if let Some(received) = state.received.pop_front() {
+            return Next::Datagram(received, path);
+        }
+        BUFFERS.with_borrow_mut(|buffers| {
+            let buffers = buffers.get_or_insert_with(Buffers::new);
+            let Some(socket) = state.socket.as_ref() else {
+                return Next::Nothing;
+            };
+            if !for_event && socket.arm_read().is_none() {
+                return Next::Nothing;
+            }
+            let receipt = match socket.receive(buffers) {
+                Ok(receipt) => receipt,
+                Err(error) => return Next::Failure(error, path.context.clone_ref(py)),
+            };
+            drop(state);
+            let take = |index| {
+                let (data, name) = buffers.datagram(index);
+                let sender = Address::from_bytes(slf.get().family, name);
+                Received { data: PyBytes::new(py, data).unbind(), sender }
+            };
+            match receipt {
+                Receipt::All(0) => Next::Nothing,
+                Receipt::All(1) => Next::Last(take(0), path),
+                Receipt::More(0) => {
+                    Self::expect_more(slf);
+                    Next::Nothing
+                }
+                Receipt::All(count) | Receipt::More(count) => {
+                    let others: Vec<_> = (1..count).map(take).collect();
+                    slf.get().state.lock().received.extend(others);
+                    Next::Datagram(take(0), path)
+                }
+            }
+        })
+    }
+
+    fn deliver(slf: &Bound<'_, Self>, received: Received, path: &ReadPath) -> PyResult<()> {
+        let py = slf.py();
+        let sender = slf.get().sender_object(py, received.sender)?;
+        let data = received.data.into_bound(py).into_any();
+        let context = path.context.bind(py);
+        let called =
+            ffi::in_context(context, || path.datagram_received.call_with(&data, sender.bind(py)));
+        match called {
+            Ok(_) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
+        }
+    }
+
+    /// What Python knows the sender by.
+    fn sender_object(&self, py: Python<'_>, sender: Address) -> PyResult<Py<PyAny>> {
+        if let Some((address, object)) = &self.state.lock().last_sender
+            && *address == sender
+        {
+            return Ok(object.clone_ref(py));
+        }
+        let object = addresses::to_python(py, &sender)?.unbind();
+        let copy = object.clone_ref(py);
+        let replaced = self.state.lock().last_sender.replace((sender, copy));
+        drop(replaced);
+        Ok(object)
+    }
+
+    fn deliver_failure(
+        slf: &Bound<'_, Self>,
+        error: &io::Error,
+        context: &Bound<'_, PyContext>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        let called = ffi::in_context(context, || Self::error_received(slf, os_error(py, error)));
+        match called {
+            Ok(()) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
+        }
+    }
+
+    /// Tells the protocol of a failure that the transport survives.
+    pub(super) fn error_received(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let py = slf.py();
+        if let Some(protocol) = slf.get().protocol(py) {
+            protocol.call_method1(py, intern!(py, "error_received"), (error,))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let context = ffi::copy_context(py)?;
+        let Some(protocol) = this.protocol(py) else {
+            return Ok(());
+        };
+        let path = ReadPath::new(protocol.bind(py), context)?;
+        let replaced = {
+            let mut state = this.state.lock();
+            if !state.life.resume() {
+                return Ok(());
+            }
+            state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.read_path, path))
+        };
+        drop(replaced);
+        Self::add_reader(slf)?;
+        Self::log(slf, "debug", "%r resumes reading")
+    }
+}

@@ -1,0 +1,68 @@
+//! The transport object: what it is made of, where it lives, and how calls get there.
+
+use super::state::DatagramState;
+use crate::loop_::event_loop::EventLoop;
+use crate::runtime::datagram::Family;
+use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+
+/// A call on a transport that was made on another thread than its own.
+pub(crate) enum Remote {
+    SendTo(PyBackedBytes, Option<Py<PyAny>>),
+    ReviewFlow,
+    PauseReading,
+    ResumeReading,
+    Close,
+    Abort(Option<Py<PyAny>>),
+}
+
+/// A datagram transport.
+#[pyclass(frozen, subclass, weakref, dict, module = "rloop._rloop")]
+pub(crate) struct DatagramTransport {
+    pub(super) state: Mutex<DatagramState>,
+    pub(super) place: Place,
+    pub(super) family: Family,
+    /// The address that datagrams without one go to, if it was given.
+    pub(super) remote: Option<Py<PyAny>>,
+    /// The socket is connected: all datagrams go there.
+    pub(super) is_connected: bool,
+}
+
+impl Endpoint for DatagramTransport {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
+        let state = self.state.lock();
+        state.objects.as_ref().map(|objects| operation(&objects.event_loop, &objects.protocol))
+    }
+}
+
+impl DatagramTransport {
+    /// Forwards `call` if this is not the thread it has to run on; true if it did.
+    pub(super) fn forward(
+        slf: &Bound<'_, Self>,
+        call: impl FnOnce() -> PyResult<Remote>,
+    ) -> PyResult<bool> {
+        slf.get().place.forward(|| Ok(Call::Datagram(slf.clone().unbind(), call()?)))
+    }
+
+    /// Runs a forwarded call.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        let py = slf.py();
+        let called = match call {
+            Remote::SendTo(data, address) => {
+                let data = data.into_pyobject(py)?;
+                Self::send_checked(slf, &data, address.as_ref().map(|address| address.bind(py)))
+            }
+            Remote::ReviewFlow => Self::review_flow_here(slf),
+            Remote::PauseReading => Self::pause_here(slf),
+            Remote::ResumeReading => Self::resume_here(slf),
+            Remote::Close => Self::close_here(slf),
+            Remote::Abort(error) => Self::force_close(slf, error),
+        };
+        Self::settle_remote(slf, called)
+    }
+}

@@ -1,0 +1,235 @@
+//! The end of a pipe that is written.
+//!
+//! A pipe or a socket is watched for the end of its reader from the start. A device is waited for only
+//! while something is queued, through the loop's `add_writer()`: its descriptor may be the one that a
+//! read transport has registered, and it may be one that cannot be waited for.
+
+use super::objects::Objects;
+use crate::loop_::event_loop::EventLoop;
+use crate::py::error::{OrOsError, os_error};
+use crate::py::{buffer, ffi, imports};
+use crate::runtime::pipe::{Kind, WriteEnd};
+use crate::runtime::registration::Direction;
+use crate::runtime::stream::Sink;
+use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
+use parking_lot::Mutex;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyDict;
+use rloop_core::flow::FlowControl;
+use rloop_core::lifecycle::Lifecycle;
+use rloop_core::write_queue::WriteQueue;
+
+/// A call on a transport that was made on another thread than its own.
+pub(crate) enum WriteRemote {
+    Write(PyBackedBytes),
+    WriteEof,
+    /// Pause the protocol if the new water marks say so.
+    ReviewFlow,
+    Abort,
+}
+
+/// What a write transport remembers. One lock guards it.
+pub(super) struct WriteState {
+    /// `None` once `connection_lost()` was called.
+    pub(super) objects: Option<Objects>,
+    /// `None` once the transport was closed.
+    pub(super) end: Option<WriteEnd>,
+    pub(super) extra: Py<PyDict>,
+    pub(super) queue: WriteQueue<PyBackedBytes>,
+    pub(super) flow: FlowControl,
+    pub(super) life: Lifecycle,
+    /// Failed writes, and those after the end.
+    pub(super) lost_writes: u32,
+}
+
+/// A transport that writes to a pipe.
+#[pyclass(frozen, subclass, weakref, dict, module = "rloop._rloop")]
+pub(crate) struct WritePipeTransport {
+    pub(super) state: Mutex<WriteState>,
+    pub(super) place: Place,
+    pub(super) kind: Kind,
+}
+
+impl Endpoint for WritePipeTransport {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
+        let state = self.state.lock();
+        state.objects.as_ref().map(|objects| operation(&objects.event_loop, &objects.protocol))
+    }
+}
+
+impl WritePipeTransport {
+    /// Forwards `call` if this is not the thread it has to run on; true if it did.
+    pub(super) fn forward(
+        slf: &Bound<'_, Self>,
+        call: impl FnOnce() -> PyResult<WriteRemote>,
+    ) -> PyResult<bool> {
+        slf.get().place.forward(|| Ok(Call::WritePipe(slf.clone().unbind(), call()?)))
+    }
+
+    /// Runs a forwarded call.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: WriteRemote) -> PyResult<()> {
+        let called = match call {
+            WriteRemote::Write(data) => {
+                Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
+            }
+            WriteRemote::WriteEof => Self::close_here(slf),
+            WriteRemote::ReviewFlow => Self::review_flow_here(slf),
+            WriteRemote::Abort => Self::force_close(slf, None),
+        };
+        Self::settle_remote(slf, called)
+    }
+
+    /// Called once `connection_made()` has run.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
+    pub(crate) fn start_watching(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().kind == Kind::Device {
+            return Ok(());
+        }
+        match Self::add_reader(slf) {
+            Ok(()) => Ok(()),
+            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
+        }
+    }
+
+    /// Starts to watch for the end of the reader.
+    pub(super) fn add_reader(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        if this.state.lock().life.is_closing() {
+            return Ok(());
+        }
+        if let Some(event_loop) = this.event_loop(py) {
+            // In place of another's reader, as in asyncio.
+            event_loop.call_method1(intern!(py, "_remove_reader"), (this.place.fd,))?;
+        }
+        Self::register(slf)?;
+        Self::update_interest(slf);
+        Ok(())
+    }
+
+    /// Registers the pipe, if it is not.
+    fn register(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        let io = this.place.home.io()?;
+        let registered = {
+            let _entered = io.driver.enter();
+            let mut state = this.state.lock();
+            state.end.as_mut().map_or(Ok(()), |end| end.register(this.place.generation))
+        };
+        registered.or_os_error(slf.py())
+    }
+
+    /// Waits for room, or no longer, as the queue demands.
+    pub(super) fn await_room(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let this = slf.get();
+        let is_full = !this.state.lock().queue.is_empty();
+        if this.kind != Kind::Device {
+            if is_full {
+                Self::register(slf)?;
+            }
+            Self::update_interest(slf);
+            return Self::rearm(slf);
+        }
+        let Some(event_loop) = this.event_loop(py) else {
+            return Ok(());
+        };
+        if is_full {
+            let ready = slf.as_any().getattr(intern!(py, "_write_ready"))?;
+            event_loop.call_method1(intern!(py, "_add_writer"), (this.place.fd, ready))?;
+        } else {
+            event_loop.call_method1(intern!(py, "_remove_writer"), (this.place.fd,))?;
+        }
+        Ok(())
+    }
+
+    /// Writes checked bytes: at once if nothing waits, and the rest when the pipe has room.
+    pub(super) fn write_checked(
+        slf: &Bound<'_, Self>,
+        bytes: &[u8],
+        snapshot: impl FnOnce() -> PyResult<PyBackedBytes>,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = {
+            let mut state = slf.get().state.lock();
+            if state.lost_writes > 0 || state.life.is_closing() {
+                let count = state.lost_writes;
+                state.lost_writes = state.lost_writes.saturating_add(1);
+                drop(state);
+                return warn_about_lost_write(py, count);
+            }
+            match &state.end {
+                Some(end) if state.queue.is_empty() => end.write(bytes),
+                _ => Ok(0),
+            }
+        };
+        match written {
+            Ok(sent) if sent == bytes.len() => Ok(()),
+            Ok(sent) => Self::enqueue(slf, snapshot()?, sent),
+            Err(error) => Self::write_failed(slf, os_error(py, &error)),
+        }
+    }
+
+    fn enqueue(slf: &Bound<'_, Self>, data: PyBackedBytes, offset: usize) -> PyResult<()> {
+        let context = ffi::copy_context(slf.py())?;
+        let (change, replaced) = {
+            let mut state = slf.get().state.lock();
+            let starts = state.queue.is_empty();
+            state.queue.push(data, offset);
+            let replaced = match &mut state.objects {
+                Some(objects) if starts => std::mem::replace(&mut objects.context, context),
+                _ => context,
+            };
+            let buffered = state.queue.len();
+            (state.flow.grown(buffered), replaced)
+        };
+        drop(replaced);
+        if let Err(error) = Self::await_room(slf) {
+            // As in asyncio, a device that cannot be waited for is the writer's problem.
+            let unsent = slf.get().state.lock().queue.take();
+            drop(unsent);
+            return Err(error);
+        }
+        Self::apply_flow_change(slf, change)
+    }
+
+    /// Asks for the next events. A failure that tokio remembers is looked at in an event of its own.
+    fn rearm(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let armed = slf.get().state.lock().end.as_ref().map_or(Ok(true), WriteEnd::arm);
+        match armed {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let place = &slf.get().place;
+                place.expect_event(Some(place.event(Direction::Read)));
+                Ok(())
+            }
+            Err(error) => Self::write_failed(slf, os_error(slf.py(), &error)),
+        }
+    }
+
+    /// Writes bytes-like data.
+    pub(super) fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        if Self::forward(slf, || buffer::snapshot(data).map(WriteRemote::Write))? {
+            return Ok(());
+        }
+        ffi::with_bytes(data, |bytes| Self::write_checked(slf, bytes, || buffer::snapshot(data)))?
+    }
+}
+
+fn warn_about_lost_write(py: Python<'_>, count: u32) -> PyResult<()> {
+    if count >= Lifecycle::LOG_THRESHOLD_FOR_CONNLOST_WRITES {
+        let message = "pipe closed by peer or os.write(pipe, data) raised exception.";
+        imports::logger(py)?.call_method1("warning", (message,))?;
+    }
+    Ok(())
+}

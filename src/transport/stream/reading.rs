@@ -1,0 +1,201 @@
+//! From a read event to the protocol: `data_received()`, or `get_buffer()` and `buffer_updated()`.
+
+use super::state::{ReadPath, Receiver};
+use super::transport::StreamTransport;
+use crate::py::buffer::TARGET_OF_RECV_INTO;
+use crate::py::error::{OrOsError, os_error};
+use crate::py::ffi;
+use crate::runtime::registration::{Direction, Event};
+use crate::runtime::stream::Read;
+use crate::transport::core::{Endpoint, PacketMethod, Polled, Queueing, with_read_buffer};
+use crate::transport::tls::TlsProtocol;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyInt};
+use std::sync::Arc;
+
+/// What a read event led to.
+enum Received<'py> {
+    /// Bytes for `data_received`; the event is the next one, if the driver will not deliver it.
+    Data(Bound<'py, PyBytes>, Option<Event>),
+    /// The TLS protocol has taken the bytes, or failed to.
+    Decrypted(PyResult<()>, Option<Event>),
+    End,
+    Failed(std::io::Error),
+}
+
+/// What `get_buffer()` is told of how much is to come: nothing.
+fn no_size_hint(py: Python<'_>) -> &Bound<'_, PyInt> {
+    static NONE: PyOnceLock<Py<PyInt>> = PyOnceLock::new();
+    NONE.get_or_init(py, || PyInt::new(py, -1).unbind()).bind(py)
+}
+
+impl StreamTransport {
+    /// Called once `connection_made()` has run.
+    pub(crate) fn start_reading(slf: &Bound<'_, Self>) {
+        let mut state = slf.get().state.lock();
+        if state.life.is_reading() {
+            let event = state.activate_reader();
+            drop(state);
+            Self::update_interest(slf);
+            slf.get().place.expect_event(event);
+        }
+    }
+
+    /// The socket has something to read, or may have.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let state = slf.get().state.lock();
+        let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active()) else {
+            return Ok(());
+        };
+        let path = objects.read_path.clone();
+        if matches!(path.receiver, Receiver::Buffered { .. }) {
+            drop(state);
+            return ffi::in_context(path.context.bind(py), || Self::receive_into(slf, &path));
+        }
+        let received = with_read_buffer(|buffer| {
+            let (len, more) = match state.read(buffer) {
+                Ok(Read::Received(len)) => (len, None),
+                Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().place.event(Direction::Read))),
+                Ok(Read::NotReady) => return None,
+                Ok(Read::End) => return Some(Received::End),
+                Err(error) => return Some(Received::Failed(error)),
+            };
+            drop(state);
+            if let Receiver::Tls(protocol) = &path.receiver
+                && let Some(taken) = protocol.get().decrypt(py, &buffer[..len])
+            {
+                return Some(Received::Decrypted(taken, more));
+            }
+            Some(Received::Data(PyBytes::new(py, &buffer[..len]), more))
+        });
+        // Not the calls alone: who is told later of what ends here is told in this context, too.
+        received.map_or(Ok(()), |received| {
+            ffi::in_context(path.context.bind(py), || Self::pass_on(slf, received, &path))
+        })
+    }
+
+    /// Passes on what was received; the context is that of `path`.
+    fn pass_on(slf: &Bound<'_, Self>, received: Received<'_>, path: &ReadPath) -> PyResult<()> {
+        let py = slf.py();
+        match received {
+            Received::Data(data, more) => {
+                slf.get().place.expect_event(more);
+                if data.as_bytes().is_empty() {
+                    return Ok(());
+                }
+                let (called, method) = match &path.receiver {
+                    Receiver::Streaming { data_received } => {
+                        (data_received.call(data.as_any()).map(|_| ()), "data_received")
+                    }
+                    Receiver::Tls(protocol) => {
+                        (TlsProtocol::receive(protocol.bind(py), &data), "buffer_updated")
+                    }
+                    Receiver::Buffered { .. } => return Ok(()),
+                };
+                called.or_else(|error| Self::protocol_failed(slf, error, method))
+            }
+            Received::Decrypted(taken, more) => {
+                slf.get().place.expect_event(more);
+                let Receiver::Tls(protocol) = &path.receiver else {
+                    return Ok(());
+                };
+                taken
+                    .and_then(|()| TlsProtocol::go_on(protocol.bind(py)))
+                    .or_else(|error| Self::protocol_failed(slf, error, "buffer_updated"))
+            }
+            Received::End => Self::on_end(slf),
+            Received::Failed(error) => {
+                Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport")
+            }
+        }
+    }
+
+    fn receive_into(slf: &Bound<'_, Self>, path: &ReadPath) -> PyResult<()> {
+        let py = slf.py();
+        let Receiver::Buffered { get_buffer, buffer_updated } = &path.receiver else {
+            return Ok(());
+        };
+        let target = match Self::buffer_of(py, get_buffer) {
+            Ok(target) => target,
+            Err(error) => return Self::protocol_failed(slf, error, "get_buffer"),
+        };
+        let read = ffi::with_writable_bytes(&target, TARGET_OF_RECV_INTO, |bytes| {
+            slf.get().state.lock().read(bytes)
+        });
+        let (len, more) = match read.and_then(|read| read.or_os_error(py)) {
+            Ok(Read::NotReady) => return Ok(()),
+            Ok(Read::End) => return Self::on_end(slf),
+            Ok(Read::Received(len)) => (len, None),
+            Ok(Read::ReceivedMore(len)) => (len, Some(slf.get().place.event(Direction::Read))),
+            Err(error) => {
+                return Self::fatal_error(slf, error, "Fatal read error on socket transport");
+            }
+        };
+        slf.get().place.expect_event(more);
+        if len == 0 {
+            return Ok(());
+        }
+        match buffer_updated.call_with_count(py, len.cast_signed()) {
+            Ok(_) => Ok(()),
+            Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
+        }
+    }
+
+    /// Asks the protocol where to receive.
+    fn buffer_of<'py>(py: Python<'py>, get_buffer: &PacketMethod) -> PyResult<Bound<'py, PyAny>> {
+        let target = get_buffer.call(no_size_hint(py).as_any())?;
+        if target.len()? == 0 {
+            return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
+        }
+        Ok(target)
+    }
+
+    /// The peer has shut down its side.
+    fn on_end(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        Self::log(slf, "debug", "%r received EOF")?;
+        let Some(protocol) = slf.get().protocol(py) else {
+            return Ok(());
+        };
+        let answer = protocol
+            .bind(py)
+            .call_method0(intern!(py, "eof_received"))
+            .and_then(|answer| answer.is_truthy());
+        match answer {
+            Err(error) => Self::protocol_failed(slf, error, "eof_received"),
+            // The protocol may go on to write, but there is nothing more to read.
+            Ok(true) => {
+                slf.get().state.lock().life.deactivate_reader();
+                Self::update_interest(slf);
+                Ok(())
+            }
+            Ok(false) => Self::close_here(slf),
+        }
+    }
+
+    pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let context = ffi::copy_context(slf.py())?;
+        let (old_context, event) = {
+            let mut state = slf.get().state.lock();
+            if !state.life.resume() {
+                return Ok(());
+            }
+            let old = state.objects.as_mut().map(|objects| {
+                let receiver = objects.read_path.receiver.clone_ref(slf.py());
+                std::mem::replace(&mut objects.read_path, Arc::new(ReadPath { receiver, context }))
+            });
+            (old, state.activate_reader())
+        };
+        drop(old_context);
+        Self::update_interest(slf);
+        slf.get().place.expect_event(event);
+        Self::log(slf, "debug", "%r resumes reading")
+    }
+}

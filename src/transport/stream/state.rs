@@ -1,0 +1,218 @@
+//! What a stream transport remembers, and the transitions that need no Python code.
+//!
+//! One lock guards it all. Transitions return what the caller has to do or to drop after it has let
+//! go of the lock. The names follow `asyncio.selector_events`, whose rules these are.
+
+use crate::loop_::event_loop::EventLoop;
+use crate::py::imports;
+use crate::runtime::registration::{Armed, Event};
+use crate::runtime::stream::{self, Flushed, Read, Sink, StreamSocket};
+use crate::transport::core::PacketMethod;
+use crate::transport::tls::TlsProtocol;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyContext, PyDict};
+use rloop_core::flow::{FlowChange, FlowControl};
+use rloop_core::lifecycle::Lifecycle;
+use rloop_core::write_queue::WriteQueue;
+use std::io;
+use std::sync::Arc;
+
+/// How received bytes reach the protocol.
+pub(crate) enum Receiver {
+    /// `asyncio.Protocol`
+    Streaming { data_received: PacketMethod },
+    /// `asyncio.BufferedProtocol`
+    Buffered { get_buffer: PacketMethod, buffer_updated: PacketMethod },
+    /// The native TLS protocol, which is called without Python.
+    Tls(Py<TlsProtocol>),
+}
+
+impl Receiver {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Streaming { data_received } => {
+                Self::Streaming { data_received: data_received.clone_ref(py) }
+            }
+            Self::Buffered { get_buffer, buffer_updated } => Self::Buffered {
+                get_buffer: get_buffer.clone_ref(py),
+                buffer_updated: buffer_updated.clone_ref(py),
+            },
+            Self::Tls(protocol) => Self::Tls(protocol.clone_ref(py)),
+        }
+    }
+
+    /// Finds how `protocol` wants to receive.
+    pub(crate) fn new(protocol: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = protocol.py();
+        if let Ok(protocol) = protocol.cast::<TlsProtocol>() {
+            return Ok(Self::Tls(protocol.clone().unbind()));
+        }
+        if protocol.is_instance(imports::BUFFERED_PROTOCOL.get(py)?)? {
+            return Ok(Self::Buffered {
+                get_buffer: PacketMethod::new(protocol.getattr(intern!(py, "get_buffer"))?)?,
+                buffer_updated: PacketMethod::new(
+                    protocol.getattr(intern!(py, "buffer_updated"))?,
+                )?,
+            });
+        }
+        let data_received = PacketMethod::new(protocol.getattr(intern!(py, "data_received"))?)?;
+        Ok(Self::Streaming { data_received })
+    }
+
+    pub(crate) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Streaming { data_received } => data_received.visit(visit),
+            Self::Buffered { get_buffer, buffer_updated } => {
+                get_buffer.visit(visit)?;
+                buffer_updated.visit(visit)
+            }
+            Self::Tls(protocol) => visit.call(protocol),
+        }
+    }
+}
+
+/// What a read event needs. It is shared with the event that is being handled, which may replace it:
+/// one atomic count instead of three references.
+pub(crate) struct ReadPath {
+    pub(crate) receiver: Receiver,
+    /// The context of the reading callbacks: a copy made when reading last (re)started.
+    pub(crate) context: Py<PyContext>,
+}
+
+/// The Python objects of an open transport. They are dropped together once it is closed.
+pub(crate) struct Objects {
+    pub(crate) event_loop: Py<EventLoop>,
+    pub(crate) sock: Py<PyAny>,
+    pub(crate) protocol: Py<PyAny>,
+    pub(crate) read_path: Arc<ReadPath>,
+    pub(crate) server: Option<Py<PyAny>>,
+    /// The context of the writing callbacks: a copy made when the queue last filled.
+    pub(crate) write_context: Option<Py<PyContext>>,
+}
+
+/// The state of a stream transport.
+pub(crate) struct StreamState {
+    /// `None` once `connection_lost()` was called.
+    pub(crate) objects: Option<Objects>,
+    /// `None` before the transport starts and after it was closed.
+    pub(crate) socket: Option<StreamSocket>,
+    pub(crate) extra: Py<PyDict>,
+    pub(crate) queue: WriteQueue<PyBackedBytes>,
+    pub(crate) flow: FlowControl,
+    pub(crate) life: Lifecycle,
+    /// `write_eof()` was called.
+    pub(crate) eof_written: bool,
+    /// Set while `loop.sendfile()` waits for the queue to drain.
+    pub(crate) empty_waiter: Option<Py<PyAny>>,
+}
+
+impl StreamState {
+    pub(crate) fn new(objects: Objects, extra: Py<PyDict>) -> Self {
+        Self {
+            objects: Some(objects),
+            socket: None,
+            extra,
+            queue: WriteQueue::new(),
+            flow: FlowControl::new(),
+            life: Lifecycle::default(),
+            eof_written: false,
+            empty_waiter: None,
+        }
+    }
+
+    /// True while events of the socket matter.
+    pub(crate) fn is_interested(&self) -> bool {
+        self.socket.is_some() && (self.life.is_reader_active() || !self.queue.is_empty())
+    }
+
+    /// Receives into `buffer` if the socket has something.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<Read> {
+        match &self.socket {
+            Some(socket) => socket.read(buffer),
+            None => Ok(Read::NotReady),
+        }
+    }
+
+    /// Starts to hand read events to the protocol. Returns the first one if there is something to
+    /// read already; the caller queues it.
+    #[must_use]
+    pub(crate) fn activate_reader(&mut self) -> Option<Event> {
+        self.life.activate_reader();
+        let registration = self.socket.as_ref()?.registration();
+        match registration.arm_read() {
+            Armed::Waiting => None,
+            Armed::Ready => Some(registration.read_event()),
+        }
+    }
+
+    /// # Errors
+    /// `RuntimeError` if nothing may be written any more, whatever the data.
+    pub(crate) fn check_writable(&self, method: &str) -> PyResult<()> {
+        if self.eof_written {
+            return Err(PyRuntimeError::new_err(format!(
+                "Cannot call {method}() after write_eof()"
+            )));
+        }
+        if self.empty_waiter.is_some() {
+            return Err(PyRuntimeError::new_err(format!(
+                "unable to {method}; sendfile is in progress"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes `context` that of the writing callbacks; returns the one to drop.
+    #[must_use]
+    pub(crate) fn set_write_context(&mut self, context: Py<PyContext>) -> Option<Py<PyContext>> {
+        match &mut self.objects {
+            Some(objects) => objects.write_context.replace(context),
+            None => Some(context),
+        }
+    }
+
+    /// Sends `data` at once if nothing waits before it; returns how many bytes the kernel took.
+    #[inline]
+    pub(crate) fn write_now(&self, data: &[u8]) -> io::Result<usize> {
+        match &self.socket {
+            Some(socket) if self.queue.is_empty() && !data.is_empty() => socket.write(data),
+            _ => Ok(0),
+        }
+    }
+
+    /// Queues `data` from byte `offset` on, and asks for a write event if the queue was empty.
+    pub(crate) fn enqueue(&mut self, data: PyBackedBytes, offset: usize) -> io::Result<FlowChange> {
+        let was_empty = self.queue.is_empty();
+        self.queue.push(data, offset);
+        if was_empty && !self.queue.is_empty() {
+            self.socket.as_ref().map_or(Ok(()), Sink::arm_write)?;
+        }
+        Ok(self.flow.grown(self.queue.len()))
+    }
+
+    /// Sends what the kernel takes of the queue. `used` receives the chunks to drop.
+    pub(crate) fn flush(&mut self, used: &mut Vec<PyBackedBytes>) -> io::Result<Flushed> {
+        match &self.socket {
+            Some(socket) => stream::flush(&mut self.queue, socket, used),
+            None => Ok(Flushed::Everything),
+        }
+    }
+
+    pub(crate) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.extra)?;
+        visit.call(&self.empty_waiter)?;
+        let Some(objects) = &self.objects else {
+            return Ok(());
+        };
+        visit.call(&objects.event_loop)?;
+        visit.call(&objects.sock)?;
+        visit.call(&objects.protocol)?;
+        objects.read_path.receiver.visit(visit)?;
+        visit.call(&objects.server)?;
+        visit.call(&objects.read_path.context)?;
+        visit.call(&objects.write_context)
+    }
+}

@@ -1,0 +1,91 @@
+//! The transport object: what it is made of, where it lives, and how calls get there.
+
+use super::state::StreamState;
+use crate::loop_::event_loop::EventLoop;
+use crate::loop_::handle::must_propagate;
+use crate::shard::Shard;
+use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use std::sync::Arc;
+
+/// A call on a transport that was made on another thread than its own.
+pub(crate) enum Remote {
+    Write(PyBackedBytes),
+    WriteLines(Vec<PyBackedBytes>),
+    WriteEof,
+    ReviewFlow,
+    PauseReading,
+    ResumeReading,
+    Close,
+    Abort(Option<Py<PyAny>>),
+}
+
+/// A stream transport on a connected socket.
+#[pyclass(frozen, subclass, weakref, dict, module = "rloop._rloop")]
+pub(crate) struct StreamTransport {
+    pub(super) state: Mutex<StreamState>,
+    pub(super) place: Place,
+}
+
+impl Endpoint for StreamTransport {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
+        let state = self.state.lock();
+        state.objects.as_ref().map(|objects| operation(&objects.event_loop, &objects.protocol))
+    }
+}
+
+impl StreamTransport {
+    /// Where the transport lives.
+    pub(crate) fn home(&self) -> &Arc<Shard> {
+        &self.place.home
+    }
+
+    /// Forwards `call` if this is not the thread it has to run on; true if it did.
+    pub(super) fn forward(
+        slf: &Bound<'_, Self>,
+        call: impl FnOnce() -> PyResult<Remote>,
+    ) -> PyResult<bool> {
+        slf.get().place.forward(|| Ok(Call::Stream(slf.clone().unbind(), call()?)))
+    }
+
+    /// Runs a forwarded call. What it raises has no caller left to reach, so it is reported.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
+    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        let called = match call {
+            Remote::Write(data) => {
+                Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
+            }
+            Remote::WriteLines(chunks) => {
+                let checked = slf.get().state.lock().check_writable("writelines");
+                checked.and_then(|()| Self::write_chunks(slf, chunks))
+            }
+            Remote::ReviewFlow => Self::review_flow_here(slf),
+            Remote::WriteEof => slf.get().write_eof_here(slf.py()),
+            Remote::PauseReading => Self::pause_here(slf),
+            Remote::ResumeReading => Self::resume_here(slf),
+            Remote::Close => Self::close_here(slf),
+            Remote::Abort(error) => Self::force_close(slf, error),
+        };
+        Self::settle_remote(slf, called)
+    }
+
+    /// Deals with a protocol method that raised: reports it and ends the connection.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt`, which leave the loop.
+    #[cold]
+    pub(super) fn protocol_failed(
+        slf: &Bound<'_, Self>,
+        error: PyErr,
+        method: &str,
+    ) -> PyResult<()> {
+        if must_propagate(slf.py(), &error) {
+            return Err(error);
+        }
+        Self::fatal_error(slf, error, &format!("Fatal error: protocol.{method}() call failed."))
+    }
+}

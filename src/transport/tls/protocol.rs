@@ -1,0 +1,356 @@
+//! `TlsProtocol`: what the transport below talks to, where it lives, and how calls get there.
+
+use super::engine::Engine;
+use super::lower::Lower;
+use super::state::{Application, Links, TlsState, Told};
+use super::transport::TlsTransport;
+use crate::loop_::event_loop::EventLoop;
+use crate::py::{ffi, imports};
+use crate::shard::{Shard, Work};
+use crate::transport::core::{Call, Endpoint};
+use parking_lot::Mutex;
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
+use std::sync::{Arc, OnceLock};
+
+/// How much a transport of another loop may receive at a time, in bytes.
+const BUFFER_SIZE: usize = 64 * 1024;
+
+/// A call on a transport, which may come from another thread than its own.
+pub(crate) enum Remote {
+    ConnectionMade(Lower),
+    Write(PyBackedBytes),
+    WriteChunks(Vec<PyBackedBytes>),
+    ReviewFlow,
+    PauseReading,
+    ResumeReading,
+    Close,
+    /// The second `close()`.
+    Forget,
+    Abort(Option<Py<PyAny>>),
+}
+
+/// How long the phases of a connection may take, in seconds, as the user gave them.
+pub(super) struct Timeouts {
+    pub(super) handshake: Py<PyAny>,
+    pub(super) shutdown: Py<PyAny>,
+}
+
+/// The protocol of the transport below a TLS connection.
+#[pyclass(frozen, weakref, module = "rloop._rloop")]
+pub(crate) struct TlsProtocol {
+    pub(super) state: Mutex<TlsState>,
+    pub(super) timeouts: Timeouts,
+    /// Where the connection lives, once there is a transport below.
+    home: OnceLock<Arc<Shard>>,
+}
+
+impl Endpoint for TlsProtocol {
+    fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R> {
+        let state = self.state.lock();
+        let application = state.links.application.as_ref()?;
+        Some(operation(state.links.event_loop.as_ref()?, &application.protocol))
+    }
+
+    /// The loop, also after the application has heard of the end.
+    fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
+        let state = self.state.lock();
+        state.links.event_loop.as_ref().map(|event_loop| event_loop.clone_ref(py).into_bound(py))
+    }
+
+    /// As in asyncio, the transport is the one below, and the protocol is this.
+    fn parties(slf: &Bound<'_, Self>) -> (Option<Py<PyAny>>, Option<Py<PyAny>>) {
+        (slf.get().lower_object(slf.py()), Some(slf.as_any().clone().unbind()))
+    }
+}
+
+impl TlsProtocol {
+    pub(super) fn engine(&self) -> Option<Arc<Engine>> {
+        self.state.lock().links.engine.clone()
+    }
+
+    pub(super) fn set_application(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+        let application = Application::new(protocol)?;
+        let replaced = {
+            let mut state = self.state.lock();
+            // After the end there is nothing to tell.
+            match &mut state.links.application {
+                Some(current) => std::mem::replace(current, application),
+                None => application,
+            }
+        };
+        drop(replaced);
+        Ok(())
+    }
+
+    /// Where the connection lives, if it has a transport below.
+    pub(super) fn home(&self) -> Option<&Arc<Shard>> {
+        self.home.get()
+    }
+
+    /// The connection has a transport below, and lives where that does.
+    fn settle(&self, home: Arc<Shard>) {
+        // A protocol is connected once; asyncio does not check that either.
+        self.home.get_or_init(|| home);
+    }
+
+    /// Makes a call here, or forwards it if this is not the thread it has to run on.
+    pub(super) fn call(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        match slf.get().home() {
+            Some(home) if home.is_elsewhere() => {
+                home.push(Work::Remote(Box::new(Call::Tls(slf.clone().unbind(), call))));
+                Ok(())
+            }
+            // Without a transport below, nothing happens on a thread of its own.
+            _ => Self::run(slf, call),
+        }
+    }
+
+    fn run(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        match call {
+            Remote::ConnectionMade(lower) => Self::start_handshake(slf, lower),
+            Remote::Write(chunk) => Self::write(slf, std::iter::once(chunk)),
+            Remote::WriteChunks(chunks) => Self::write(slf, chunks),
+            Remote::ReviewFlow => {
+                Self::send_early(slf)?;
+                Self::control_writing(slf)?;
+                Self::control_reading(slf)
+            }
+            Remote::PauseReading => {
+                slf.get().state.lock().reading.paused = true;
+                Ok(())
+            }
+            Remote::ResumeReading => Self::resume(slf),
+            Remote::Close => Self::start_shutdown(slf),
+            Remote::Forget => {
+                Self::forget(slf);
+                Ok(())
+            }
+            Remote::Abort(error) => Self::abort(slf, error),
+        }
+    }
+
+    /// Runs a forwarded call. What it raises has no caller left to reach, so it is reported.
+    ///
+    /// # Errors
+    /// `SystemExit` and `KeyboardInterrupt` of the application.
+    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        let called = Self::run(slf, call);
+        Self::settle_remote(slf, called)
+    }
+
+    fn lower_object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let state = self.state.lock();
+        state.links.lower.as_ref().map(|lower| lower.object().clone_ref(py))
+    }
+
+    pub(super) fn is_lower_closing(&self, py: Python<'_>) -> PyResult<bool> {
+        match self.lower_object(py) {
+            Some(lower) => lower.bind(py).call_method0(intern!(py, "is_closing"))?.is_truthy(),
+            None => Ok(false),
+        }
+    }
+
+    /// `get_extra_info()`. What OpenSSL tells of the peer is asked for when it is wanted first.
+    pub(super) fn extra_info(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyAny>,
+        default: Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let (extra, engine) = {
+            let state = slf.get().state.lock();
+            let engine = state.links.engine.clone().filter(|_| state.has_negotiated);
+            (state.extra.clone_ref(py), engine)
+        };
+        let extra = extra.bind(py);
+        if let Some(value) = extra.get_item(name)? {
+            return Ok(value.unbind());
+        }
+        if let (Some(engine), Ok(name)) = (engine, name.extract::<&str>()) {
+            let ssl_object = engine.ssl_object(py);
+            let fact = match name {
+                "ssl_object" => Some(ssl_object.clone()),
+                "peercert" => Some(ssl_object.call_method0("getpeercert")?),
+                "cipher" | "compression" => Some(ssl_object.call_method0(name)?),
+                _ => None,
+            };
+            if let Some(fact) = fact {
+                extra.set_item(name, &fact)?;
+                return Ok(fact.unbind());
+            }
+        }
+        match slf.get().lower_object(py) {
+            Some(lower) => lower.call_method1(py, intern!(py, "get_extra_info"), (name, default)),
+            None => Ok(default.unwrap_or_else(|| py.None())),
+        }
+    }
+}
+
+#[pymethods]
+impl TlsProtocol {
+    /// `engine` is a `RustlsObject`, or an `SSLObject` with its two `MemoryBIO`s; `timeouts` are those of the handshake and
+    /// of the shutdown in seconds. `_attach()` completes the protocol.
+    #[new]
+    fn new(
+        event_loop: &Bound<'_, EventLoop>,
+        application: &Bound<'_, PyAny>,
+        engine: &Bound<'_, PyAny>,
+        extra: Py<PyDict>,
+        waiter: Option<Py<PyAny>>,
+        call_connection_made: bool,
+        timeouts: (Py<PyAny>, Py<PyAny>),
+    ) -> PyResult<Self> {
+        let engine = Engine::new(engine)?;
+        let links = Links::new(event_loop, engine, Application::new(application)?, waiter);
+        let told = if call_connection_made { Told::Nothing } else { Told::Made };
+        let (handshake, shutdown) = timeouts;
+        Ok(Self {
+            state: Mutex::new(TlsState::new(links, extra, told)),
+            timeouts: Timeouts { handshake, shutdown },
+            home: OnceLock::new(),
+        })
+    }
+
+    /// Takes the transport that the application gets.
+    fn _attach(&self, transport: Py<TlsTransport>) {
+        let replaced = self.state.lock().links.transport.replace(transport);
+        drop(replaced);
+    }
+
+    /// Takes ciphertext that was received before the transport below was this protocol's.
+    fn _feed(slf: &Bound<'_, Self>, ciphertext: &Bound<'_, PyBytes>) -> PyResult<()> {
+        Self::feed(slf, ciphertext)
+    }
+
+    /// asyncio's class of such protocols, for `isinstance()`.
+    #[getter(__class__)]
+    fn class<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyType>> {
+        Ok(imports::SSL_PROTOCOL.class(py)?.clone())
+    }
+
+    /// The transport below is connected: begins the handshake.
+    fn connection_made(slf: &Bound<'_, Self>, transport: &Bound<'_, PyAny>) -> PyResult<()> {
+        let Some(event_loop) = slf.get().event_loop(slf.py()) else {
+            return Ok(());
+        };
+        let lower = Lower::new(transport);
+        slf.get().settle(lower.home(&event_loop)?);
+        // start_tls() may have been called on another shard.
+        Self::call(slf, Remote::ConnectionMade(lower))
+    }
+
+    /// The transport below is gone.
+    #[pyo3(signature = (exc))]
+    fn connection_lost(slf: &Bound<'_, Self>, exc: Option<Bound<'_, PyAny>>) -> PyResult<()> {
+        Self::end(slf, exc)
+    }
+
+    /// Where the transport below may receive.
+    fn get_buffer(
+        &self,
+        py: Python<'_>,
+        sizehint: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyMemoryView>> {
+        // The size of the buffer is this protocol's choice.
+        let _: &Bound<'_, PyAny> = sizehint;
+        if let Some(buffer) = &self.state.lock().links.buffer {
+            return Ok(buffer.clone_ref(py));
+        }
+        // Of a bytearray, sslproto would fill a copy of a part.
+        let bytes = PyByteArray::new_with(py, BUFFER_SIZE, |_| Ok(()))?;
+        let buffer = PyMemoryView::from(&bytes)?.unbind();
+        let replaced = self.state.lock().links.buffer.replace(buffer.clone_ref(py));
+        drop(replaced);
+        Ok(buffer)
+    }
+
+    /// The transport below has received.
+    fn buffer_updated(slf: &Bound<'_, Self>, nbytes: usize) -> PyResult<()> {
+        let py = slf.py();
+        let buffer =
+            slf.get().state.lock().links.buffer.as_ref().map(|buffer| buffer.clone_ref(py));
+        let Some(buffer) = buffer else {
+            return Ok(());
+        };
+        let received = ffi::with_bytes(buffer.bind(py), |bytes| {
+            bytes.get(..nbytes).map(|received| PyBytes::new(py, received))
+        })?;
+        match received {
+            Some(received) => Self::receive(slf, &received),
+            None => Err(PyValueError::new_err("buffer_updated() got more than the buffer holds")),
+        }
+    }
+
+    /// The transport below has received the end. True keeps it open.
+    fn eof_received(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::on_end(slf)
+    }
+
+    /// The transport below does not want to be written to.
+    fn pause_writing(&self) {
+        self.state.lock().writing.is_held = true;
+    }
+
+    /// The transport below can be written to again.
+    fn resume_writing(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::release(slf)
+    }
+
+    fn _check_handshake_timeout(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::check_handshake_timeout(slf)
+    }
+
+    fn _check_shutdown_timeout(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::check_shutdown_timeout(slf)
+    }
+
+    /// Goes on after the application has resumed reading, or has filled its buffer.
+    fn _read_on(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::read_on(slf)
+    }
+
+    #[getter]
+    fn _app_protocol(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.protocol(py)
+    }
+
+    #[getter]
+    fn _app_transport(&self, py: Python<'_>) -> Option<Py<TlsTransport>> {
+        let state = self.state.lock();
+        state.links.transport.as_ref().map(|transport| transport.clone_ref(py))
+    }
+
+    #[getter]
+    fn _transport(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.lower_object(py)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.timeouts.handshake)?;
+        visit.call(&self.timeouts.shutdown)?;
+        // A locked connection is in use by a thread, hence no garbage.
+        self.state.try_lock().map_or(Ok(()), |state| state.visit(visit))
+    }
+
+    fn __clear__(&self) {
+        let links = {
+            let mut state = self.state.lock();
+            let links = &mut state.links;
+            (
+                links.event_loop.take(),
+                links.engine.take(),
+                links.lower.take(),
+                links.application.take(),
+                links.transport.take(),
+                links.waiter.take(),
+                (links.handshake_timer.take(), links.shutdown_timer.take()),
+            )
+        };
+        drop(links);
+    }
+}
