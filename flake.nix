@@ -64,7 +64,7 @@
       module =
         pkgs: tag:
         (interpreter pkgs tag).pkgs.buildPythonPackage {
-          pname = "rloop";
+          pname = "tokioloop";
           inherit version meta;
           src = files sources;
           pyproject = true;

@@ -36,7 +36,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 REQUIREMENTS = ROOT / "ci" / "requirements"
-LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests")
+LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests", "zuvloop")
 """The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
 
 CARGO_FUZZ = "0.13.2"
@@ -129,6 +129,22 @@ def sdist(session: nox.Session) -> None:
     session.install("--no-deps", "--force-reinstall", f"dist/{sdist_name(session)}")
     check_installed(session)
     run_in(session, "tests", "pytest", *(session.posargs or ("contract", "package")))
+
+
+@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+def mixed(session: nox.Session) -> None:
+    """Install the other distribution that is imported as ``rloop`` over the wheel, and vice versa.
+
+    Each import must fail with a message that names both.
+    """
+    check_interpreter(session)
+    wheel = ("--no-deps", "--no-index", "--force-reinstall", str(built_wheel(session)))
+    session.install(*wheel)
+    check_installed(session)
+    session.install("--require-hashes", f"--requirement={REQUIREMENTS / 'peers.txt'}")
+    check_refused(session)
+    session.install(*wheel)
+    check_refused(session)
 
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])
@@ -273,7 +289,7 @@ def differences(session: nox.Session) -> None:
     check_interpreter(session)
     install(session, "tests")
     install(session, "bench")
-    install(session, "peers")
+    install(session, "zuvloop")
     install_wheel(session)
     run_in(session, "tests", "python", "compare_loops.py", *session.posargs)
 
@@ -373,6 +389,16 @@ def check_installed(session: nox.Session) -> None:
         "-c",
         "import rloop, sysconfig as s; assert rloop.__file__.startswith(s.get_path('platlib'))",
     )
+
+
+def check_refused(session: nox.Session) -> None:
+    """Prove that the import of a mixed installation fails and says why."""
+    with session.chdir(ROOT / "tests"):
+        output = session.run("python", "-c", "import rloop", silent=True, success_codes=[1])
+    message = str(output).splitlines()[-1]
+    if not re.match(r"ImportError: .* two distributions, tokioloop .* and rloop ", message):
+        session.error(f"the import of a mixed installation says: {output}")
+    session.log(message)
 
 
 def built_wheel(session: nox.Session) -> Path:

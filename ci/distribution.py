@@ -87,7 +87,7 @@ def write_sbom(version: str) -> None:
         properties["zig"] = importlib.metadata.version("ziglang")
     document = make_sbom(json.loads(answer.stdout), ROOT / "Cargo.lock", properties)
     text = json.dumps(document, indent=2) + "\n"
-    (DIST / f"rloop-{version}-{target}.cdx.json").write_text(text, encoding="utf-8")
+    (DIST / f"tokioloop-{version}-{target}.cdx.json").write_text(text, encoding="utf-8")
 
 
 def write_sums() -> None:

@@ -51,6 +51,13 @@ def test_every_dependency_group_has_a_lock_file() -> None:
     assert files == set(PROJECT["dependency-groups"]) == set(ast.literal_eval(in_noxfile[0]))
 
 
+def test_the_package_has_one_version() -> None:
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text(encoding="utf-8"))
+    package = (ROOT / "rloop" / "_installation.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^VERSION = "(.+)"$', package, re.MULTILINE)
+    assert version == manifest["workspace"]["package"]["version"]
+
+
 def test_the_package_says_which_versions_it_supports() -> None:
     prefix = "Programming Language :: Python :: 3."
     classifiers = {each for each in PROJECT["project"]["classifiers"] if each.startswith(prefix)}

@@ -32,7 +32,7 @@ def answer_with(
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
-    path = tmp_path / "rloop-1.0-cp314-cp314t-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
+    path = tmp_path / "tokioloop-1.0-cp314-cp314t-manylinux2014_x86_64.manylinux_2_17_x86_64.whl"
     path.write_bytes(b"wheel")
     return path
 

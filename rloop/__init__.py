@@ -4,14 +4,10 @@
 factory for everything that takes one, such as :class:`asyncio.Runner`.
 """
 
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-if sys.platform == "win32":
-    raise ImportError("rloop runs on Linux and on macOS, and not on Windows")
-
-from rloop import sync
+from rloop import _installation, sync
 from rloop._shards import current_shard, on_shard, pinned, spawn
 from rloop.loop import TokioLoop
 from rloop.run import install, new_event_loop, run
@@ -22,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EventLoopPolicy",
     "TokioLoop",
+    "__version__",
     "current_shard",
     "install",
     "new_event_loop",
@@ -31,6 +28,8 @@ __all__ = [
     "spawn",
     "sync",
 ]
+
+__version__ = _installation.VERSION
 
 _OLD_NAMES = {
     "RLoop": "TokioLoop",

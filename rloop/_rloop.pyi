@@ -6,12 +6,13 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextvars import Context
 from socket import socket
 from ssl import MemoryBIO, SSLObject
-from typing import Any, Self, TypedDict, TypeVar, TypeVarTuple, Unpack, final
+from typing import Any, Final, Self, TypedDict, TypeVar, TypeVarTuple, Unpack, final
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "BUILD",
     "DatagramTransport",
     "EventLoop",
     "Handle",
@@ -28,6 +29,8 @@ __all__ = [
     "_after_fork_in_child",
     "_park_running_loops",
 ]
+
+BUILD: Final[str]
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")

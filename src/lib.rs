@@ -38,6 +38,10 @@ mod _rloop {
     use crate::transport::{stream, tls};
     use pyo3::prelude::*;
 
+    /// Distribution and version; `rloop/_installation.py` refuses a module with another one.
+    #[pymodule_export]
+    const BUILD: &str = concat!("tokioloop ", env!("CARGO_PKG_VERSION"));
+
     /// Called in the child of a `fork()`.
     #[pyfunction]
     fn _after_fork_in_child() {

@@ -116,9 +116,9 @@ def test_the_policy_makes_tokio_loops() -> None:
     assert (outcome.returncode, outcome.stdout) == (0, "TokioLoop\n"), outcome.stderr
 
 
-WINDOWS = """
+UNSUPPORTED = """
 import sys
-sys.platform = "win32"
+sys.%s = %r
 try:
     import rloop
 except ImportError as error:
@@ -126,7 +126,19 @@ except ImportError as error:
 """
 
 
-def test_windows_is_told_that_it_is_not_supported() -> None:
-    outcome = run_program(WINDOWS, "asyncio")
-    expected = "rloop runs on Linux and on macOS, and not on Windows\n"
-    assert (outcome.returncode, outcome.stdout) == (0, expected), outcome.stderr
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("platform", "win32", "rloop runs on Linux and on macOS, and not on Windows"),
+        (
+            "version_info",
+            (3, 10, 14, "final", 0),
+            "rloop runs on CPython 3.11 or later, and this is Python 3.10",
+        ),
+    ],
+)
+def test_import_on_an_unsupported_system_fails_and_says_so(
+    name: str, value: object, message: str
+) -> None:
+    outcome = run_program(UNSUPPORTED % (name, value), "asyncio")
+    assert (outcome.returncode, outcome.stdout) == (0, f"{message}\n"), outcome.stderr
