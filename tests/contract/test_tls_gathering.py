@@ -1,6 +1,7 @@
-"""TLS transports: what the callbacks of a turn write leaves together, and nobody can tell."""
+"""TLS transports: writes of one iteration are sent in one batch, unless a program can tell."""
 
 import asyncio
+import contextlib
 import contextvars
 import select
 import time
@@ -9,10 +10,17 @@ from typing import Any
 
 import pytest
 
+from support.peers import stream_pair
 from support.programs import run_program
 from support.protocols import RecordingProtocol
-from support.threads import eventually, in_thread
-from support.tls import Authority, RecordPeer, connected_to_record_peer
+from support.threads import PEER_TIMEOUT, eventually, in_thread
+from support.tls import (
+    SERVER_NAME,
+    Authority,
+    NestedRecordPeer,
+    RecordPeer,
+    connected_to_record_peer,
+)
 
 
 class Later(RecordingProtocol):
@@ -90,6 +98,69 @@ async def test_writes_of_all_lengths_keep_their_order(authority: Authority) -> N
     async with connected_to_record_peer(Later(write), authority) as (_, peer):
         peer.send(b"go")
         assert await in_thread(peer.receive_exactly, sum(lengths)) == b"".join(parts)
+
+
+@pytest.mark.parametrize("writes", [1, 3])
+async def test_drain_sends_the_writes_of_the_step_that_awaits_it(
+    authority: Authority, writes: int
+) -> None:
+    ours, sock = stream_pair("tcp")
+    sock.settimeout(PEER_TIMEOUT)
+    peer = RecordPeer(sock, authority.server_context())
+    with sock:
+        shaking_hands = in_thread(peer.shake_hands)
+        _, writer = await asyncio.open_connection(
+            sock=ours, ssl=authority.client_context(), server_hostname=SERVER_NAME
+        )
+        await shaking_hands
+
+        async def write_and_block() -> bytes:
+            for _ in range(writes):
+                writer.write(b"part ")
+            await writer.drain()
+            # The step blocks its thread until the peer has received the data.
+            return peer.receive_exactly(5 * writes)
+
+        assert await asyncio.create_task(write_and_block()) == b"part " * writes
+        writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_drain_sends_the_writes_of_tls_inside_tls(authority: Authority) -> None:
+    ours, sock = stream_pair("tcp")
+    sock.settimeout(PEER_TIMEOUT)
+    loop = asyncio.get_running_loop()
+    outer_peer = RecordPeer(sock, authority.server_context())
+    inner_peer = NestedRecordPeer(outer_peer, authority.server_context())
+    with sock:
+        shaking_hands = in_thread(outer_peer.shake_hands)
+        outer, _ = await loop.create_connection(
+            asyncio.Protocol,
+            sock=ours,
+            ssl=authority.client_context(),
+            server_hostname=SERVER_NAME,
+        )
+        await shaking_hands
+        shaking_hands = in_thread(inner_peer.shake_hands)
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        inner = await loop.start_tls(
+            outer, protocol, authority.client_context(), server_hostname=SERVER_NAME
+        )
+        await shaking_hands
+        assert inner is not None
+        protocol.connection_made(inner)
+        writer = asyncio.StreamWriter(inner, protocol, reader, loop)
+
+        async def write_and_block() -> bytes:
+            writer.write(b"question")
+            await writer.drain()
+            return inner_peer.receive_exactly(8)
+
+        assert await asyncio.create_task(write_and_block()) == b"question"
+        outer.abort()
+        await eventually(lambda: ours.fileno() == -1)
 
 
 @pytest.mark.parametrize("ending", ["close", "abort"])

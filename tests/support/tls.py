@@ -108,11 +108,17 @@ class RecordPeer:
             server_hostname=None if server_side else SERVER_NAME,
         )
 
+    def _send_all(self, ciphertext: bytes) -> None:
+        self.sock.sendall(ciphertext)
+
+    def _receive_ciphertext(self) -> bytes:
+        return self.sock.recv(1 << 16)
+
     def _flush(self) -> None:
-        self.sock.sendall(self._outgoing.read())
+        self._send_all(self._outgoing.read())
 
     def _receive_some(self) -> None:
-        ciphertext = self.sock.recv(1 << 16)
+        ciphertext = self._receive_ciphertext()
         if not ciphertext:
             raise EOFError("the stream ended")
         self._incoming.write(ciphertext)
@@ -143,7 +149,7 @@ class RecordPeer:
 
     def send(self, data: bytes) -> None:
         """Send ``data`` in one record."""
-        self.sock.sendall(self.encrypt(data))
+        self._send_all(self.encrypt(data))
 
     def end(self) -> None:
         """Send a close notification, and wait for none."""
@@ -169,6 +175,14 @@ class RecordPeer:
                     return bytes(received)
                 received += data
 
+    def receive_some_data(self) -> bytes:
+        """Read until there is some data, and return it."""
+        while True:
+            try:
+                return self._session.read(1 << 16)
+            except ssl.SSLWantReadError:
+                self._receive_some()
+
     def receive_exactly(self, count: int) -> bytes:
         """Read that many bytes."""
         received = bytearray()
@@ -178,6 +192,21 @@ class RecordPeer:
             except ssl.SSLWantReadError:
                 self._receive_some()
         return bytes(received)
+
+
+class NestedRecordPeer(RecordPeer):
+    """A TLS peer whose records travel inside another TLS connection."""
+
+    def __init__(self, outer: RecordPeer, context: ssl.SSLContext) -> None:
+        super().__init__(outer.sock, context)
+        self._outer = outer
+
+    def _send_all(self, ciphertext: bytes) -> None:
+        if ciphertext:
+            self._outer.send(ciphertext)
+
+    def _receive_ciphertext(self) -> bytes:
+        return self._outer.receive_some_data()
 
 
 @contextlib.asynccontextmanager

@@ -39,14 +39,22 @@ impl Lower {
         }
     }
 
+    /// The transport, if it is that of another TLS connection.
+    pub(super) fn tls<'py>(&self, py: Python<'py>) -> Option<Bound<'py, TlsTransport>> {
+        match self {
+            Self::Stream(_) => None,
+            Self::Other(transport) => transport.bind(py).cast::<TlsTransport>().ok().cloned(),
+        }
+    }
+
     /// Where the transport lives, hence the connection.
     pub(super) fn home(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<Arc<Shard>> {
         let py = event_loop.py();
         match self {
             Self::Stream(transport) => Ok(transport.get().home().clone()),
-            Self::Other(transport) => {
-                let outer = transport.bind(py).cast::<TlsTransport>().ok();
-                if let Some(home) = outer.and_then(|outer| outer.get().protocol().get().home()) {
+            Self::Other(_) => {
+                let outer = self.tls(py);
+                if let Some(home) = outer.as_ref().and_then(|outer| outer.get().protocol().get().home()) {
                     return Ok(home.clone());
                 }
                 let home = event_loop.get().home_here(py)?;

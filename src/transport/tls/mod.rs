@@ -11,12 +11,12 @@
 //! pass between the two without a Python call. Any other transport (one of another loop, a
 //! `TlsTransport` as in TLS inside TLS) finds the methods of `asyncio.BufferedProtocol`.
 //!
-//! What a callback writes is encrypted together after it has returned, so that many small writes are one
-//! record and one system call; the shard decides for how many callbacks that waits. As soon as they fill a
-//! record (while the application is told of received data, some records), and before anything that shows
-//! whether it was sent, it is encrypted at once. So are writes that no callback of the loop makes. While
-//! the transport below does not want to be written to, plaintext waits, and counts as the application's
-//! write buffer.
+//! The writes of one callback are encrypted together after it has returned, so that many small writes are
+//! one record and one system call; the shard decides for how many callbacks they wait. They are encrypted
+//! at once when they fill a record (while the application is told of received data, some records), before
+//! an operation that shows whether they were sent (`is_closing()`, which `StreamWriter.drain()` calls, and
+//! `get_write_buffer_size()`), and when no callback of the loop runs. While the transport below does not
+//! want to be written to, plaintext waits, and counts as the application's write buffer.
 //!
 //! A connection lives on the shard of the transport below. Calls from other threads are forwarded
 //! there, in order. No lock is held while the engine works: OpenSSL may call back into Python.

@@ -103,7 +103,11 @@ impl TlsTransport {
     }
 
     /// True if the transport is closing or closed.
+    ///
+    /// `StreamWriter.drain()` asks this, and the program may block after it, so the writes gathered so
+    /// far are sent first.
     fn is_closing(&self, py: Python<'_>) -> PyResult<bool> {
+        TlsProtocol::send_early_if_here(self.protocol.bind(py))?;
         Ok(self.is_marked_closed() || self.protocol.get().is_lower_closing(py)?)
     }
 

@@ -90,10 +90,29 @@ impl TlsProtocol {
         Self::send_waiting(slf)
     }
 
-    /// Sends what was gathered before something that shows or decides whether it was sent.
+    /// Sends the gathered writes before an operation that shows or decides whether they were sent.
     pub(super) fn send_early(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let is_gathering = slf.get().state.lock().writing.is_gathering;
-        if is_gathering { Self::send_waiting(slf) } else { Ok(()) }
+        let py = slf.py();
+        let (is_gathering, outer) = {
+            let state = slf.get().state.lock();
+            let inner_transport = state.links.lower.as_ref();
+            let outer = inner_transport.and_then(|lower| lower.tls(py));
+            (state.writing.is_gathering, outer)
+        };
+        if is_gathering {
+            Self::send_waiting(slf)?;
+        }
+        // In TLS inside TLS, the other connection gathers the records of this one.
+        outer.map_or(Ok(()), |outer| Self::send_early(outer.get().protocol().bind(py)))
+    }
+
+    /// [`TlsProtocol::send_early`] for a call that any thread may make: it does nothing on a thread
+    /// that may not touch the connection.
+    pub(super) fn send_early_if_here(slf: &Bound<'_, Self>) -> PyResult<()> {
+        match slf.get().home() {
+            Some(home) if !home.is_elsewhere() => Self::send_early(slf),
+            _ => Ok(()),
+        }
     }
 
     fn send_waiting(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -264,9 +283,7 @@ impl TlsProtocol {
 
     /// What `get_write_buffer_size()` returns: what is gathered is sent first, as asyncio does at once.
     pub(super) fn unsent_size(slf: &Bound<'_, Self>) -> PyResult<usize> {
-        if slf.get().home().is_some_and(|home| !home.is_elsewhere()) {
-            Self::send_early(slf)?;
-        }
+        Self::send_early_if_here(slf)?;
         slf.get().write_buffer_size(slf.py())
     }
 
