@@ -54,7 +54,9 @@ impl Lower {
             Self::Stream(transport) => Ok(transport.get().home().clone()),
             Self::Other(_) => {
                 let outer = self.tls(py);
-                if let Some(home) = outer.as_ref().and_then(|outer| outer.get().protocol().get().home()) {
+                if let Some(home) =
+                    outer.as_ref().and_then(|outer| outer.get().protocol().get().home())
+                {
                     return Ok(home.clone());
                 }
                 let home = event_loop.get().home_here(py)?;
