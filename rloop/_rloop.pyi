@@ -310,12 +310,13 @@ class StreamTransport:
 class _RustlsSettings(TypedDict):
     tls12: bool
     tls13: bool
-    ciphers: list[str]
+    ciphers: Sequence[str]
     groups: list[str] | None
     prefer_post_quantum: bool
     alpn: list[bytes]
     identities: Sequence[tuple[bytes, bytes]]
     trusted: list[bytes]
+    in_folders: list[bytes]
     verify_mode: int
     verify_flags: int
     key_log: str | None
@@ -329,6 +330,8 @@ class _RustlsSettings(TypedDict):
 @final
 class RustlsSetup:
     def __new__(cls, server_side: bool, recorded: _RustlsSettings) -> Self: ...
+    @property
+    def _stored(self) -> tuple[int, int]: ...
 
 @final
 class RustlsObject:

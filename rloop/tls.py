@@ -196,14 +196,17 @@ def _serve_by_name(context: Context, sni: "Mapping[str, CertificateFiles]") -> N
         others.append((pattern.lower(), other))
         named.append((pattern, other._record.identities))
 
-    def choose(ssl_object: Any, name: str | None, _context: ssl.SSLContext) -> None:
-        """Choose the certificate where OpenSSL makes the connection."""
+    def choose(ssl_object: Any, name: str | None, context: Context) -> int | None:
+        """Choose the certificate where OpenSSL makes the connection; return an alert or None."""
         for pattern, other in others:
             if name is not None and _matches(pattern, name.lower()):
+                if not context._passes_on_to(other):
+                    return ssl.ALERT_DESCRIPTION_INTERNAL_ERROR
                 ssl_object.context = other
-                return
+                return None
+        return None
 
-    context.sni_callback = choose
+    context.sni_callback = choose  # type: ignore[assignment]
     context._record.named = named
     context._record.own_sni_callback = choose
     context._record.others = [other for _, other in others]

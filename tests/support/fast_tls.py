@@ -83,22 +83,32 @@ class BioObject:
         raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "The operation did not complete (read)")
 
 
-def over_bios(context: Context) -> Context:
-    """Make the context's ``wrap_bio()`` use the fast engine, and return it."""
+class BioContext(Context):
+    """A context whose ``wrap_bio()`` uses the fast engine."""
 
     def wrap_bio(
+        self,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
         server_side: bool = False,
-        server_hostname: str | None = None,
+        server_hostname: str | bytes | None = None,
         session: object = None,
     ) -> Any:
-        native = context._make_rustls(server_side=server_side, server_hostname=server_hostname)
+        name = None if server_hostname is None else str(server_hostname)
+        native = self._make_rustls(server_side=server_side, server_hostname=name)
         if native is None:
-            raise AssertionError(f"not rustls': {context.engine_reason}")
+            return super().wrap_bio(incoming, outgoing, server_side, server_hostname)
         return BioObject(native, incoming, outgoing)
 
-    vars(context)["wrap_bio"] = wrap_bio
+    def _hook(self) -> str | None:
+        hook = super()._hook()
+        return None if hook == "a wrap_bio() of its own" else hook
+
+
+def over_bios(context: Context) -> Context:
+    """Make the context's ``wrap_bio()`` use the fast engine, and return it."""
+    assert context.engine == "rustls", context.engine_reason
+    object.__setattr__(context, "__class__", BioContext)
     return context
 
 

@@ -12,6 +12,8 @@ use rloop_tls::config::{
 use rloop_tls::pki_types::{CertificateDer, ServerName};
 use rloop_tls::session::{Negotiated, Session};
 use rloop_tls::verify::{RevocationCheck, TrustOptions};
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,6 +36,7 @@ struct Recorded {
     alpn: Vec<Vec<u8>>,
     identities: Vec<Identity>,
     trusted: Vec<Vec<u8>>,
+    in_folders: Vec<Vec<u8>>,
     verify_mode: u8,
     verify_flags: u64,
     key_log: Option<PathBuf>,
@@ -55,7 +58,8 @@ mod verify_flag {
 }
 
 impl Recorded {
-    fn settings(&self) -> Result<Settings, Refused> {
+    /// The settings, and the numbers of certificates and revocation lists in `trusted`.
+    fn settings(&self) -> Result<(Settings, (usize, usize)), Refused> {
         let mut settings = Settings {
             tls12: self.tls12,
             tls13: self.tls13,
@@ -77,13 +81,24 @@ impl Recorded {
             settings.trusted.append(&mut found.certificates);
             settings.crls.append(&mut found.crls);
         }
+        let stored = (distinct(&settings.trusted), distinct(&settings.crls));
+        for content in &self.in_folders {
+            let mut found = read_certificates(content)?;
+            settings.trusted.append(&mut found.certificates);
+            settings.crls.append(&mut found.crls);
+        }
         if let Some(path) = &self.key_log {
             let file = KeyLogFile::open(path)
                 .map_err(|error| Refused::new(format!("the key log cannot be opened: {error}")))?;
             settings.key_log = Some(Arc::new(file));
         }
-        Ok(settings)
+        Ok((settings, stored))
     }
+}
+
+/// How many of them OpenSSL stores, which keeps one of each.
+fn distinct<T: Eq + Hash>(items: &[T]) -> usize {
+    items.iter().collect::<HashSet<_>>().len()
 }
 
 fn identities(recorded: &[Identity]) -> Vec<IdentityPem> {
@@ -143,6 +158,7 @@ impl Side {
 #[pyclass(frozen, module = "rloop._rloop")]
 pub(crate) struct RustlsSetup {
     side: Side,
+    stored: (usize, usize),
 }
 
 impl RustlsSetup {
@@ -190,9 +206,9 @@ impl RustlsSetup {
     #[new]
     fn new(py: Python<'_>, server_side: bool, recorded: &Bound<'_, PyAny>) -> PyResult<Self> {
         let recorded: Recorded = recorded.extract()?;
-        let side = py.detach(|| {
-            let common = recorded.settings()?;
-            if server_side {
+        py.detach(|| {
+            let (common, stored) = recorded.settings()?;
+            let side = if server_side {
                 let settings = ServerSettings {
                     common,
                     prefer_own_ciphers: recorded.prefer_own_ciphers,
@@ -204,19 +220,23 @@ impl RustlsSetup {
                         .map(|(pattern, named)| (pattern.clone(), identities(named)))
                         .collect(),
                 };
-                Ok(Side::Server(Arc::new(ServerSetup::new(&settings)?)))
+                Side::Server(Arc::new(ServerSetup::new(&settings)?))
             } else {
                 let settings = ClientSettings {
                     common,
                     check_hostname: recorded.check_hostname,
                     resume: recorded.resume,
                 };
-                Ok(Side::Client(Arc::new(ClientSetup::new(&settings)?)))
-            }
-        });
-        match side {
-            Ok(side) => Ok(Self { side }),
-            Err(refused @ Refused { .. }) => Err(PyValueError::new_err(refused.to_string())),
-        }
+                Side::Client(Arc::new(ClientSetup::new(&settings)?))
+            };
+            Ok(Self { side, stored })
+        })
+        .map_err(|refused: Refused| PyValueError::new_err(refused.to_string()))
+    }
+
+    /// How many different certificates and revocation lists OpenSSL has, if it was told of no others.
+    #[getter]
+    fn _stored(&self) -> (usize, usize) {
+        self.stored
     }
 }
