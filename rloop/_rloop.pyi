@@ -126,10 +126,18 @@ class EventLoop:
     def __init_subclass__(cls, **arguments: Any) -> None: ...
     def _add_callback(self, handle: asyncio.Handle) -> None: ...
     def _add_reader(
-        self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts
+        self,
+        fd: Any,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> Handle: ...
     def _add_writer(
-        self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts
+        self,
+        fd: Any,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> Handle: ...
     def _begin_sock_accept(
         self, sock: socket
@@ -263,6 +271,7 @@ class StreamTransport:
         waiter: asyncio.Future[Any] | None = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: Context | None = None,
     ) -> Self: ...
     @classmethod
     def __init_subclass__(cls, **arguments: Any) -> None: ...

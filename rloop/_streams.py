@@ -7,6 +7,7 @@ runs as a task on the home shard, behind what the caller wrote before.
 """
 
 import asyncio
+import contextvars
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,11 +67,18 @@ class StreamReaderProtocol(asyncio.StreamReaderProtocol, _Home):
         await self._at_home(super()._drain_helper())  # type: ignore[misc]
 
 
-def adopt(event_loop: "TokioLoop", protocol: object) -> None:
-    """Give the streams behind a protocol of the standard library their home: the present one."""
+def adopt(
+    event_loop: "TokioLoop", protocol: object, context: contextvars.Context | None
+) -> None:
+    """Give the streams behind a protocol of the standard library their home.
+
+    It is the home that `context` names, which the transport will run in, or else the present one.
+    """
     if type(protocol) is not asyncio.StreamReaderProtocol:
         return
-    shard = event_loop._home_here()
+    shard = None if context is None else event_loop._home_of(context)
+    if shard is None:
+        shard = event_loop._home_here()
     reader = protocol._stream_reader  # type: ignore[attr-defined]
     protocol.__class__ = StreamReaderProtocol
     assert isinstance(protocol, StreamReaderProtocol)

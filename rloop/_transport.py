@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import socket
 import sys
 import warnings
@@ -44,6 +45,7 @@ class SocketTransport(_rloop.StreamTransport):
         waiter: "asyncio.Future[Any] | None" = None,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: contextvars.Context | None = None,
     ) -> None:
         """Start the transport: ``connection_made()`` is called soon.
 
@@ -54,6 +56,8 @@ class SocketTransport(_rloop.StreamTransport):
             waiter: a future that is done after ``connection_made()``.
             extra: what ``get_extra_info()`` knows beforehand, such as ``peername``.
             server: the ``asyncio.Server`` that accepted the connection.
+            context: all callbacks run in it; by default each runs in a copy of the context of the
+                code that scheduled it, as before Python 3.15.
         """
         _describe_socket(self._extra, sock)
         if server is not None:

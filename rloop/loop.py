@@ -240,24 +240,43 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         **more: Any,
     ) -> Coroutine[Any, Any, None]:
         accepted: Coroutine[Any, Any, None]
+        context: contextvars.Context | None = more.get("context")
+        is_placed = self._crew is not None and not self._is_pinned.get(False)
+        if self._crew is not None and context is not None:
+            # The context of the server, which this copy is of, may name another shard.
+            self._set_home(context, self._home_here())
+            if is_placed:
+                # The caller runs `_hand_over()` in `context`, here; the connection lives elsewhere.
+                more["context"] = context = context.copy()
         accepted = super()._accept_connection2(  # type: ignore[misc]
             protocol_factory, conn, *arguments, **more
         )
-        if self._crew is None or self._is_pinned.get(False):
-            return accepted
-        return self._hand_over(conn.fileno(), accepted)
+        return self._hand_over(conn.fileno(), accepted, context) if is_placed else accepted
 
-    async def _hand_over(self, fd: int, accepted: Coroutine[Any, Any, None]) -> None:
+    async def _hand_over(
+        self,
+        fd: int,
+        accepted: Coroutine[Any, Any, None],
+        context: contextvars.Context | None,
+    ) -> None:
         """Let a connection live on the least loaded shard."""
         shard = self._place_connection(fd)
-        context = contextvars.copy_context()
+        if context is None:
+            context = contextvars.copy_context()
         self._set_home(context, shard)
-        self.call_soon(self._begin_accepted, shard, fd, accepted, context=context)
+        home = self._home_context(shard)
+        self.call_soon(self._begin_accepted, shard, fd, accepted, context, context=home)
 
-    def _begin_accepted(self, shard: int, fd: int, accepted: Coroutine[Any, Any, None]) -> None:
+    def _begin_accepted(
+        self,
+        shard: int,
+        fd: int,
+        accepted: Coroutine[Any, Any, None],
+        context: contextvars.Context,
+    ) -> None:
         """Begin a connection on its home shard."""
         try:
-            self.create_task(accepted)
+            self.create_task(accepted, context=context)
         finally:
             # Behind the task's first step, which opens the connection unless that fails.
             self.call_soon(self._give_up_connection, shard, fd)
@@ -270,15 +289,15 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         *,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: contextvars.Context | None = None,
     ) -> SocketTransport:
         self._ensure_fd_no_transport(sock)
         if self._crew is not None:
-            _streams.adopt(self, protocol)
-        if server is None:
-            transport = SocketTransport(self, sock, protocol, waiter, extra)
-        else:
-            make = functools.partial(SocketTransport, self, sock, protocol, waiter, extra, server)
-            transport = _server.begin_accepted(server, sock, make)
+            _streams.adopt(self, protocol, context)
+        make = functools.partial(
+            SocketTransport, self, sock, protocol, waiter, extra, server, context
+        )
+        transport = make() if server is None else _server.begin_accepted(server, sock, make)
         self._transports[transport._sock_fd] = transport
         return transport
 
@@ -336,11 +355,12 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         server: Any = None,
         ssl_handshake_timeout: Any = None,
         ssl_shutdown_timeout: Any = None,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Transport:
         from rloop import _tls
 
         if self._crew is not None:
-            _streams.adopt(self, protocol)
+            _streams.adopt(self, protocol, context)
         secured = _tls.secure(
             self,
             protocol,
@@ -353,7 +373,9 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         )
         transport: asyncio.Transport = secured._app_transport
         try:
-            self._make_socket_transport(rawsock, secured, extra=extra, server=server)
+            self._make_socket_transport(
+                rawsock, secured, extra=extra, server=server, context=context
+            )
         except BaseException:
             transport.abort()
             raise

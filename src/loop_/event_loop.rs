@@ -197,16 +197,18 @@ impl EventLoop {
         Ok(handle)
     }
 
-    /// Schedules what tells the creator of a transport that it is there.
+    /// Schedules the callback that tells the creator of a transport that it is there. It runs in
+    /// `context`, or in a copy of the current one.
     pub(crate) fn schedule_waiter(
         slf: &Bound<'_, Self>,
         waiter: Option<Py<PyAny>>,
+        context: Option<Py<PyContext>>,
     ) -> PyResult<()> {
         let py = slf.py();
         if let Some(waiter) = waiter {
             let callback = imports::SET_RESULT_UNLESS_CANCELLED.get(py)?.clone().unbind();
             let arguments = PyTuple::new(py, [waiter, py.None()])?.unbind();
-            Self::schedule(slf, callback, arguments, None)?;
+            Self::schedule(slf, callback, arguments, context)?;
         }
         Ok(())
     }
@@ -279,11 +281,12 @@ impl EventLoop {
         side: Side,
         callback: Py<PyAny>,
         arguments: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
     ) -> PyResult<Py<Handle>> {
         let this = slf.get();
         this.check_closed()?;
         let fd = descriptor(fd)?;
-        let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, None)?)?;
+        let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, context)?)?;
         let waiter = Waiter::Callback(handle.clone_ref(slf.py()));
         let replaced = this.set_waiter(fd, side, handle.get().home(), waiter)?;
         cancel(slf.py(), replaced.or_os_error(slf.py())?)?;
@@ -651,28 +654,32 @@ impl EventLoop {
     /// Called by `asyncio.TimerHandle.cancel()`; the handles of this loop report themselves.
     fn _timer_handle_cancelled(&self, _handle: &Bound<'_, PyAny>) {}
 
-    #[pyo3(signature = (fd, callback, *args))]
+    /// `context` is an argument of asyncio's method from CPython 3.15 on.
+    #[pyo3(signature = (fd, callback, *args, context = None))]
     fn _add_reader(
         slf: &Bound<'_, Self>,
         fd: &Bound<'_, PyAny>,
         callback: Py<PyAny>,
         args: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
     ) -> PyResult<Py<Handle>> {
-        Self::watch(slf, fd, Side::Reader, callback, args)
+        Self::watch(slf, fd, Side::Reader, callback, args, context)
     }
 
     fn _remove_reader(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {
         Self::unwatch(slf, fd, Side::Reader)
     }
 
-    #[pyo3(signature = (fd, callback, *args))]
+    /// `context` is an argument of asyncio's method from CPython 3.15 on.
+    #[pyo3(signature = (fd, callback, *args, context = None))]
     fn _add_writer(
         slf: &Bound<'_, Self>,
         fd: &Bound<'_, PyAny>,
         callback: Py<PyAny>,
         args: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
     ) -> PyResult<Py<Handle>> {
-        Self::watch(slf, fd, Side::Writer, callback, args)
+        Self::watch(slf, fd, Side::Writer, callback, args, context)
     }
 
     fn _remove_writer(slf: &Bound<'_, Self>, fd: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -1,8 +1,10 @@
 """Contexts of protocols: in which context a transport, an endpoint, a server calls whom.
 
-What reads was registered when the transport was made, so it calls in the context of that; what
-writes and what ends was registered by the caller of ``write()`` or ``close()``, so it calls in the
-caller's.
+Before Python 3.15 each callback of a stream runs in a copy of the context of the code that scheduled
+it: reading in that of the code that made the transport, writing and ending in that of the caller of
+``write()`` or ``close()``. From 3.15 on a stream has one context for all its callbacks, a copy of
+the one in which it was made; a connection of a server has a copy of the one in which the server was
+made.
 """
 
 import asyncio
@@ -10,6 +12,7 @@ import contextvars
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import IO, Any
 
 import pytest
@@ -31,6 +34,9 @@ Loop = asyncio.AbstractEventLoop
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 MUCH = bytes(8 << 20)
+
+#: Whether a stream has one context for all its callbacks.
+HAS_OWN_CONTEXT = sys.version_info >= (3, 15)
 
 
 class Noting(Journal):
@@ -76,6 +82,11 @@ def drain(reading: IO[bytes]) -> None:
         pass
 
 
+def creator_or(caller: str) -> str:
+    """Return whose context a callback has that `caller` scheduled on a stream of "creator"."""
+    return "creator" if HAS_OWN_CONTEXT else caller
+
+
 async def test_a_stream_calls_in_the_context_of_the_connecting_task_or_of_the_caller(
     loop: Loop, kind: str
 ) -> None:
@@ -100,16 +111,18 @@ async def test_a_stream_calls_in_the_context_of_the_connecting_task_or_of_the_ca
         "data_received": "creator",
         "eof_received": "creator",
         "pause_writing": "caller of write",
-        "resume_writing": "caller of write",
-        "connection_lost": "caller of close",
+        "resume_writing": creator_or("caller of write"),
+        "connection_lost": creator_or("caller of close"),
     }
 
 
-async def test_each_time_that_the_queue_fills_counts_its_own_caller(loop: Loop, kind: str) -> None:
+async def test_resume_writing_has_the_context_of_the_creator_or_of_the_last_caller_of_write(
+    loop: Loop, kind: str
+) -> None:
     protocol = NotingProtocol()
     ours, peer = stream_pair(kind)
     with peer:
-        await loop.create_connection(lambda: protocol, sock=ours)
+        await within("creator", lambda: loop.create_connection(lambda: protocol, sock=ours))
         for round_, caller in enumerate(("first", "second"), 1):
             variable.set(caller)
             written = 0
@@ -121,7 +134,7 @@ async def test_each_time_that_the_queue_fills_counts_its_own_caller(loop: Loop, 
             await in_thread(receive_exactly, peer, written)
             await protocol.called_times("resume_writing", round_)
             await eventually(lambda: protocol.transport.get_write_buffer_size() == 0)
-            assert protocol.seen["resume_writing"] == caller
+            assert protocol.seen["resume_writing"] == creator_or(caller)
         protocol.transport.close()
     await protocol.called("connection_lost")
 
@@ -223,6 +236,107 @@ async def test_what_a_servers_factory_sets_is_its_connections_alone(loop: Loop) 
         assert set(protocol.seen.values()) == {f"connection {number}"}
 
 
+async def test_a_stream_has_one_context_for_all_its_callbacks(loop: Loop, kind: str) -> None:
+    class Setting(NotingProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            variable.set("connection")
+
+    protocol = Setting(keep_open=True)
+    ours, peer = stream_pair(kind)
+    with peer:
+        await within("creator", lambda: loop.create_connection(lambda: protocol, sock=ours))
+        protocol.transport.pause_reading()
+        protocol.transport.resume_reading()
+        protocol.transport.write(MUCH)
+        protocol.transport.write_eof()
+        receiving = in_thread(receive_until_eof, peer)
+        peer.sendall(b"data")
+        peer.shutdown(socket.SHUT_WR)
+        await protocol.called("eof_received")
+        await protocol.called("resume_writing")
+        await receiving
+        protocol.transport.abort()
+        await protocol.called("connection_lost")
+    callbacks = ("data_received", "eof_received", "resume_writing", "connection_lost")
+    expected = "connection" if HAS_OWN_CONTEXT else "unset"
+    assert {name: protocol.seen[name] for name in callbacks} == dict.fromkeys(callbacks, expected)
+    assert protocol.seen["connection_made"] == "creator"
+    assert protocol.seen["pause_writing"] == variable.get() == "unset"
+
+
+async def test_a_server_keeps_the_context_in_which_it_was_made(loop: Loop) -> None:
+    protocol = NotingProtocol()
+    server = await within(
+        "maker",
+        lambda: loop.create_server(lambda: protocol, LOOPBACK, 0, start_serving=False),
+    )
+    await within("starter", server.start_serving)
+    with socket.create_connection(server.sockets[0].getsockname()):
+        await protocol.called("connection_made")
+    await protocol.called("connection_lost")
+    server.close()
+    await server.wait_closed()
+    assert set(protocol.seen.values()) == {"maker" if HAS_OWN_CONTEXT else "starter"}
+
+
+@pytest.mark.parametrize("way", ["tcp", "unix", "tls"])
+async def test_each_connection_of_a_server_has_a_context_that_its_tasks_copy(
+    loop: Loop, way: str, authority: Authority, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, str, str]] = []
+
+    class Setting(asyncio.StreamReaderProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            variable.set("connection")
+            super().connection_made(transport)
+
+        def data_received(self, data: bytes) -> None:
+            # The task of the handler has set the variable in a copy.
+            seen[-1] = (*seen[-1][:2], variable.get())
+            super().data_received(data)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        before = variable.get()
+        variable.set("task")
+        seen.append((before, variable.get(), ""))
+        assert await reader.readexactly(4) == b"data"
+        writer.close()
+        await writer.wait_closed()
+
+    def talk(address: Any) -> None:
+        with socket.socket(socket.AF_UNIX if way == "unix" else socket.AF_INET) as raw:
+            raw.connect(address)
+            if way == "tls":
+                with authority.client_context().wrap_socket(
+                    raw, server_hostname=SERVER_NAME
+                ) as secured:
+                    secured.sendall(b"data")
+                    secured.recv(1)
+            else:
+                raw.sendall(b"data")
+                raw.recv(1)
+
+    def factory() -> asyncio.Protocol:
+        return Setting(asyncio.StreamReader(loop=loop), handle, loop=loop)
+
+    async def serve() -> asyncio.Server:
+        if way == "unix":
+            return await loop.create_unix_server(factory, tmp_path / "socket")
+        context = authority.server_context() if way == "tls" else None
+        return await loop.create_server(factory, LOOPBACK, 0, ssl=context)
+
+    server = await within("server", serve)
+    address = server.sockets[0].getsockname()
+    for _ in range(2):
+        await in_thread(talk, address)
+    server.close()
+    await server.wait_closed()
+    own = HAS_OWN_CONTEXT or way == "tls"
+    assert seen == [("connection", "task", "connection" if own else "server")] * 2
+    assert variable.get() == "unset"
+
+
 async def test_a_failure_of_a_protocol_is_reported_in_the_context_of_the_call(
     loop: Loop,
 ) -> None:
@@ -316,7 +430,7 @@ async def test_tls_calls_in_the_context_of_the_connecting_task_or_of_the_caller(
         "connection_made": "creator",
         "data_received": "creator",
         "pause_writing": "caller of write",
-        "resume_writing": "caller of write",
+        "resume_writing": creator_or("caller of write"),
         "eof_received": "creator",
         "connection_lost": "creator",
     }
@@ -370,7 +484,7 @@ async def test_a_tls_server_calls_in_the_context_of_create_server(
     )
 
 
-async def test_tls_begun_on_a_connection_calls_in_the_context_of_who_began_it(
+async def test_tls_begun_on_a_connection_calls_in_its_context_or_that_of_start_tls(
     loop: Loop, authority: Authority
 ) -> None:
     plain, protocol = RecordingProtocol(), NotingProtocol()
@@ -393,7 +507,7 @@ async def test_tls_begun_on_a_connection_calls_in_the_context_of_who_began_it(
         await in_thread(peer.end)
         await protocol.called("connection_lost")
     assert protocol.seen == dict.fromkeys(
-        ("data_received", "eof_received", "connection_lost"), "upgrader"
+        ("data_received", "eof_received", "connection_lost"), creator_or("upgrader")
     )
 
 

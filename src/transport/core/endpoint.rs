@@ -19,6 +19,12 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
     /// transport is closed.
     fn with_ends<R>(&self, operation: impl FnOnce(&Py<EventLoop>, &Py<PyAny>) -> R) -> Option<R>;
 
+    /// The context that the transport was given for all its callbacks, if it was given one and is
+    /// open.
+    fn own_context(&self, _py: Python<'_>) -> Option<Py<PyContext>> {
+        None
+    }
+
     /// The loop; `None` once the transport is closed.
     fn event_loop<'py>(&self, py: Python<'py>) -> Option<Bound<'py, EventLoop>> {
         self.with_ends(|event_loop, _| event_loop.clone_ref(py).into_bound(py))
@@ -45,7 +51,7 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         let arguments = PyTuple::new(py, [slf.as_any()])?.unbind();
         EventLoop::schedule(&event_loop, connection_made, arguments, None)?;
         place.home.push(Work::StartReading(transport));
-        EventLoop::schedule_waiter(&event_loop, waiter)
+        EventLoop::schedule_waiter(&event_loop, waiter, None)
     }
 
     /// Calls `connection_lost(error)`.
@@ -146,7 +152,7 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         let arguments = PyTuple::new(py, [error])?.unbind();
         // As in asyncio, this is the scheduling method that refuses a closed loop.
         event_loop.get().check_closed()?;
-        EventLoop::schedule(&event_loop, callback, arguments, None)?;
+        EventLoop::schedule(&event_loop, callback, arguments, slf.get().own_context(py))?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::transport::{Remote, StreamTransport};
 use crate::loop_::event_loop::EventLoop;
 use crate::py::error::os_error;
 use crate::py::ffi::OneArgumentMethod;
-use crate::py::{buffer, ffi, imports};
+use crate::py::{buffer, imports};
 use crate::runtime::stream::StreamSocket;
 use crate::shard::Work;
 use crate::transport::core::{
@@ -17,7 +17,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyContext, PyDict, PyList, PyTuple, PyType};
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -40,7 +40,9 @@ impl OneArgumentMethod for Write {
 impl StreamTransport {
     /// Takes over a connected, non-blocking socket. `_open()` starts the transport.
     #[new]
-    #[pyo3(signature = (event_loop, sock, protocol, waiter = None, extra = None, server = None))]
+    #[pyo3(signature = (
+        event_loop, sock, protocol, waiter = None, extra = None, server = None, context = None
+    ))]
     fn new(
         event_loop: &Bound<'_, EventLoop>,
         sock: &Bound<'_, PyAny>,
@@ -48,6 +50,7 @@ impl StreamTransport {
         waiter: Option<&Bound<'_, PyAny>>,
         extra: Option<&Bound<'_, PyDict>>,
         server: Option<Py<PyAny>>,
+        context: Option<Py<PyContext>>,
     ) -> PyResult<Self> {
         let py = event_loop.py();
         // The subclass hands the waiter to `_open()`.
@@ -56,16 +59,17 @@ impl StreamTransport {
         if fd < 0 {
             return Err(PyValueError::new_err(format!("Invalid file descriptor: {fd}")));
         }
-        let home = event_loop.get().shard(event_loop.get().home_here(py)?).clone();
+        let own_context = context.as_ref().map(|context| context.clone_ref(py));
+        // The context names the home afterwards.
+        let (context, home, _) = EventLoop::home_for(event_loop, context)?;
+        let home = event_loop.get().shard(home).clone();
         let objects = Objects {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
             protocol: protocol.clone().unbind(),
-            read_path: Arc::new(ReadPath {
-                receiver: Receiver::new(protocol)?,
-                context: ffi::copy_context(py)?,
-            }),
+            read_path: Arc::new(ReadPath { receiver: Receiver::new(protocol)?, context }),
             server,
+            own_context,
             write_context: None,
         };
         let extra = match extra {
@@ -100,7 +104,9 @@ impl StreamTransport {
             Err(error) => failure = Some(os_error(py, &error).into_value(py).into_any()),
         }
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
-        EventLoop::schedule(&event_loop, connection_made, PyTuple::new(py, [slf])?.unbind(), None)?;
+        let context = || this.own_context(py);
+        let arguments = PyTuple::new(py, [slf])?.unbind();
+        EventLoop::schedule(&event_loop, connection_made, arguments, context())?;
         shard.push(match failure {
             None => Work::StartReading(Transport::Stream(slf.clone().unbind())),
             Some(error) => {
@@ -108,7 +114,7 @@ impl StreamTransport {
                 Work::Remote(Box::new(Call::Stream(slf.clone().unbind(), abort)))
             }
         });
-        EventLoop::schedule_waiter(&event_loop, waiter)
+        EventLoop::schedule_waiter(&event_loop, waiter, context())
     }
 
     /// asyncio's base class of such transports, for `isinstance()`.

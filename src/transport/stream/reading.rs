@@ -181,7 +181,7 @@ impl StreamTransport {
     }
 
     pub(super) fn resume_here(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let context = ffi::copy_context(slf.py())?;
+        let context = slf.get().callback_context(slf.py())?;
         let (old_context, event) = {
             let mut state = slf.get().state.lock();
             if !state.life.resume() {

@@ -79,7 +79,8 @@ impl Receiver {
 /// one atomic count instead of three references.
 pub(crate) struct ReadPath {
     pub(crate) receiver: Receiver,
-    /// The context of the reading callbacks: a copy made when reading last (re)started.
+    /// The context of the reading callbacks: the transport's own, or a copy made when reading last
+    /// (re)started.
     pub(crate) context: Py<PyContext>,
 }
 
@@ -90,7 +91,11 @@ pub(crate) struct Objects {
     pub(crate) protocol: Py<PyAny>,
     pub(crate) read_path: Arc<ReadPath>,
     pub(crate) server: Option<Py<PyAny>>,
-    /// The context of the writing callbacks: a copy made when the queue last filled.
+    /// The transport's own context, in which all its callbacks run. `None` before CPython 3.15, where
+    /// each callback runs in a copy of the context of the code that scheduled it.
+    pub(crate) own_context: Option<Py<PyContext>>,
+    /// The context of the writing callbacks: the transport's own, or a copy made when the queue last
+    /// filled.
     pub(crate) write_context: Option<Py<PyContext>>,
 }
 
@@ -213,6 +218,7 @@ impl StreamState {
         objects.read_path.receiver.visit(visit)?;
         visit.call(&objects.server)?;
         visit.call(&objects.read_path.context)?;
+        visit.call(&objects.own_context)?;
         visit.call(&objects.write_context)
     }
 }

@@ -3,11 +3,13 @@
 use super::state::StreamState;
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::must_propagate;
+use crate::py::ffi;
 use crate::shard::Shard;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyContext;
 use std::sync::Arc;
 
 /// A call on a transport that was made on another thread than its own.
@@ -34,12 +36,23 @@ impl Endpoint for StreamTransport {
         let state = self.state.lock();
         state.objects.as_ref().map(|objects| operation(&objects.event_loop, &objects.protocol))
     }
+
+    fn own_context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
+        let state = self.state.lock();
+        state.objects.as_ref()?.own_context.as_ref().map(|context| context.clone_ref(py))
+    }
 }
 
 impl StreamTransport {
     /// Where the transport lives.
     pub(crate) fn home(&self) -> &Arc<Shard> {
         &self.place.home
+    }
+
+    /// The context of a callback that is scheduled now: the transport's own, or a copy of the current
+    /// one.
+    pub(super) fn callback_context(&self, py: Python<'_>) -> PyResult<Py<PyContext>> {
+        self.own_context(py).map_or_else(|| ffi::copy_context(py), Ok)
     }
 
     /// Forwards `call` if this is not the thread it has to run on; true if it did.

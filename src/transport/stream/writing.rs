@@ -109,7 +109,7 @@ impl StreamTransport {
         data: PyBackedBytes,
         offset: usize,
     ) -> PyResult<()> {
-        let context = ffi::copy_context(slf.py())?;
+        let context = slf.get().callback_context(slf.py())?;
         let (change, old_context) = {
             let mut state = slf.get().state.lock();
             let starts = state.queue.is_empty();
@@ -152,7 +152,7 @@ impl StreamTransport {
         };
         drop(used);
         if matches!(flushed, Ok(Flushed::Partly)) {
-            let context = ffi::copy_context(py)?;
+            let context = slf.get().callback_context(py)?;
             let old_context = slf.get().state.lock().set_write_context(context);
             drop(old_context);
         }
