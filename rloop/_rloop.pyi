@@ -387,7 +387,7 @@ class TlsProtocol(asyncio.BufferedProtocol):
         extra: dict[str, Any],
         waiter: asyncio.Future[Any] | None,
         call_connection_made: bool,
-        timeouts: tuple[float, float],
+        timeouts: tuple[float, float, bool],
     ) -> Self: ...
     @property
     def _app_protocol(self) -> asyncio.BaseProtocol | None: ...

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from rloop.loop import TokioLoop
 
 
+_SHUTDOWN_INCLUDES_FLUSH = (
+    "call_later" in sslproto.SSLProtocol._on_shutdown_complete.__code__.co_names  # type: ignore[attr-defined]
+)
+"""Whether ssl_shutdown_timeout also bounds how long the peer takes to read what was written.
+
+asyncio's own TLS protocol decides. It keeps its timer at that point from Python 3.14.8 on.
+"""
+
+
 class TlsTransport(_rloop.TlsTransport):
     """The transport of a TLS connection."""
 
@@ -57,6 +66,7 @@ def secure(
     timeouts = (
         _timeout("ssl_handshake_timeout", ssl_handshake_timeout, constants.SSL_HANDSHAKE_TIMEOUT),
         _timeout("ssl_shutdown_timeout", ssl_shutdown_timeout, constants.SSL_SHUTDOWN_TIMEOUT),
+        _SHUTDOWN_INCLUDES_FLUSH,
     )
     if not sslcontext:
         sslcontext = sslproto._create_transport_context(server_side, server_hostname)

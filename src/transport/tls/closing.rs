@@ -29,14 +29,29 @@ impl TlsProtocol {
             return Self::abort(slf, None);
         }
         slf.get().state.lock().phase = Phase::Flushing;
-        let timer = Self::call_later(
-            slf,
-            &slf.get().timeouts.shutdown,
-            intern!(py, "_check_shutdown_timeout"),
-        )?;
+        Self::start_shutdown_timer(slf)?;
+        Self::flush(slf)
+    }
+
+    fn start_shutdown_timer(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let method = intern!(slf.py(), "_check_shutdown_timeout");
+        let timer = Self::call_later(slf, &slf.get().timeouts.shutdown, method)?;
         let replaced = slf.get().state.lock().links.shutdown_timer.replace(timer);
         drop(replaced);
-        Self::flush(slf)
+        Ok(())
+    }
+
+    /// The close notifications are exchanged: the timer ends, or it goes on until the transport below
+    /// has flushed what it queued.
+    fn settle_shutdown_timer(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if !slf.get().timeouts.shutdown_includes_flush {
+            return Self::cancel_shutdown_timer(slf);
+        }
+        if slf.get().state.lock().links.shutdown_timer.is_some() {
+            return Ok(());
+        }
+        // The peer began the shutdown.
+        Self::start_shutdown_timer(slf)
     }
 
     pub(super) fn check_shutdown_timeout(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -83,7 +98,7 @@ impl TlsProtocol {
             Ok(Progress::Done) => {
                 Self::send_records(slf, true)?;
                 Self::tell_eof(slf)?;
-                Self::cancel_shutdown_timer(slf)?;
+                Self::settle_shutdown_timer(slf)?;
                 Self::close_lower_soon(slf)
             }
             Err(error) if error.is_instance(py, imports::SSL_ERROR.get(py)?) => {

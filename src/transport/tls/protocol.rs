@@ -38,6 +38,9 @@ pub(crate) enum Remote {
 pub(super) struct Timeouts {
     pub(super) handshake: Py<PyAny>,
     pub(super) shutdown: Py<PyAny>,
+    /// The shutdown lasts until the connection is lost, not only until the close notifications are
+    /// exchanged: a peer that does not read does not hold it open.
+    pub(super) shutdown_includes_flush: bool,
 }
 
 /// The protocol of the transport below a TLS connection.
@@ -193,8 +196,9 @@ impl TlsProtocol {
 
 #[pymethods]
 impl TlsProtocol {
-    /// `engine` is a `RustlsObject`, or an `SSLObject` with its two `MemoryBIO`s; `timeouts` are those of the handshake and
-    /// of the shutdown in seconds. `_attach()` completes the protocol.
+    /// `engine` is a `RustlsObject`, or an `SSLObject` with its two `MemoryBIO`s; `timeouts` are those of
+    /// the handshake and of the shutdown in seconds, and whether the latter includes the flush of the
+    /// transport below. `_attach()` completes the protocol.
     #[new]
     fn new(
         event_loop: &Bound<'_, EventLoop>,
@@ -203,15 +207,15 @@ impl TlsProtocol {
         extra: Py<PyDict>,
         waiter: Option<Py<PyAny>>,
         call_connection_made: bool,
-        timeouts: (Py<PyAny>, Py<PyAny>),
+        timeouts: (Py<PyAny>, Py<PyAny>, bool),
     ) -> PyResult<Self> {
         let engine = Engine::new(engine)?;
         let links = Links::new(event_loop, engine, Application::new(application)?, waiter);
         let told = if call_connection_made { Told::Nothing } else { Told::Made };
-        let (handshake, shutdown) = timeouts;
+        let (handshake, shutdown, shutdown_includes_flush) = timeouts;
         Ok(Self {
             state: Mutex::new(TlsState::new(links, extra, told)),
-            timeouts: Timeouts { handshake, shutdown },
+            timeouts: Timeouts { handshake, shutdown, shutdown_includes_flush },
             home: OnceLock::new(),
         })
     }
