@@ -67,9 +67,7 @@ class StreamReaderProtocol(asyncio.StreamReaderProtocol, _Home):
         await self._at_home(super()._drain_helper())  # type: ignore[misc]
 
 
-def adopt(
-    event_loop: "TokioLoop", protocol: object, context: contextvars.Context | None
-) -> None:
+def adopt(event_loop: "TokioLoop", protocol: object, context: contextvars.Context | None) -> None:
     """Give the streams behind a protocol of the standard library their home.
 
     It is the home that `context` names, which the transport will run in, or else the present one.

@@ -13,11 +13,13 @@ past this class is not seen.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import re
 import ssl
 import stat
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -560,9 +562,35 @@ def _versions(live: _Live) -> set[ssl.TLSVersion]:
         for version, switched_off in _VERSION_OPTIONS.items()
         if lowest <= version <= highest and not live.options & switched_off
     }
-    if old := versions - {ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3}:
+    old = versions - {ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3}
+    if old and not _switches_off_old_versions(live.security_level):
         raise Refused(f"{min(old).name} is enabled")
-    return versions
+    return versions - old
+
+
+@functools.cache
+def _switches_off_old_versions(security_level: int) -> bool:
+    """Return whether OpenSSL takes no part in TLS before 1.2 at a security level.
+
+    A Python that leaves its defaults to OpenSSL (``--with-ssl-default-suites=openssl``, as Debian's
+    does) reports the minimum_version of each new context as TLSVersion.MINIMUM_SUPPORTED. Whether a
+    security level above 0 then switches the old versions off depends on OpenSSL's build.
+    """
+    context = _original_new(ssl.SSLContext, ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.set_ciphers(f"ALL:@SECLEVEL={security_level}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO()).do_handshake()
+    except ssl.SSLWantReadError:
+        # OpenSSL has sent a hello.
+        return False
+    except ssl.SSLError as error:
+        return error.reason == "NO_PROTOCOLS_AVAILABLE"
+    return False
 
 
 def _split_protocols(encoded: bytes) -> list[bytes]:

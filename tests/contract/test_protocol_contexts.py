@@ -1,10 +1,10 @@
 """Contexts of protocols: in which context a transport, an endpoint, a server calls whom.
 
-Before Python 3.15 each callback of a stream runs in a copy of the context of the code that scheduled
-it: reading in that of the code that made the transport, writing and ending in that of the caller of
-``write()`` or ``close()``. From 3.15 on a stream has one context for all its callbacks, a copy of
-the one in which it was made; a connection of a server has a copy of the one in which the server was
-made.
+Before Python 3.15 each callback of a stream runs in a copy of the context of the code that
+scheduled it: reading in that of the code that made the transport, writing and ending in that of the
+caller of ``write()`` or ``close()``. From 3.15 on a stream has one context for all its callbacks, a
+copy of the one in which it was made; a connection of a server has a copy of the one in which the
+server was made.
 """
 
 import asyncio

@@ -52,11 +52,21 @@ def call(name: str, *arguments: object) -> Callable[[tls.Context], None]:
     return lambda context: getattr(context, name)(*arguments)
 
 
+#: Whether OpenSSL switches TLS 1.0 and 1.1 off at security levels above 0. Debian's 3.0 does not.
+DISABLES_OLD_VERSIONS = ssl.OPENSSL_VERSION_INFO >= (3, 6)
+
+
+def permit_tls_1_1(context: tls.Context) -> None:
+    """OpenSSL may switch it off at higher security levels, so that asking for it has no effect."""
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.TLSv1_1
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "wish",
     [
-        change("minimum_version", ssl.TLSVersion.TLSv1_1),
+        permit_tls_1_1,
         change("sni_callback", lambda *_: None),
         change("post_handshake_auth", True),
         change("verify_flags", ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_ALLOW_PROXY_CERTS),
@@ -119,10 +129,38 @@ def test_what_rustls_can_honour_it_does(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_wish_that_is_taken_back_is_forgotten(server: tls.Context) -> None:
-    server.minimum_version = ssl.TLSVersion.TLSv1_1
+    permit_tls_1_1(server)
     assert server.engine_reason == "TLSv1_1 is enabled"
     server.minimum_version = ssl.TLSVersion.TLSv1_2
     assert server.engine == "rustls"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_an_old_version_is_a_reason_for_openssl_where_openssl_speaks_it(
+    certificates: Certificates, level: int
+) -> None:
+    def context(protocol: int) -> tls.Context:
+        made = tls.Context(protocol)
+        made.set_ciphers(f"ALL:@SECLEVEL={level}")
+        made.minimum_version = ssl.TLSVersion.TLSv1_1
+        return made
+
+    server, client = context(ssl.PROTOCOL_TLS_SERVER), context(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(certificates["good"][0].file)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    engines = {server.engine, client.engine}
+    client.maximum_version = ssl.TLSVersion.TLSv1_1
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    near = client.wrap_bio(to_client, to_server)
+    far = server.wrap_bio(to_server, to_client, server_side=True)
+    for side in (near, far, near, far, near):
+        with contextlib.suppress(ssl.SSLError):
+            side.do_handshake()
+    speaks_it = near.version() == "TLSv1.1"
+    assert speaks_it == (level == 0) or not DISABLES_OLD_VERSIONS
+    assert engines == {"openssl" if speaks_it or not DISABLES_OLD_VERSIONS else "rustls"}
 
 
 def test_an_encrypted_key_is_openssls(certificates: Certificates, tmp_path: Path) -> None:
