@@ -23,6 +23,8 @@ pub struct ClientSettings {
 /// A client's configuration, shared by its connections.
 pub struct ClientSetup {
     config: Arc<ClientConfig>,
+    /// For connections without a server name, by which sessions are kept: it keeps none.
+    nameless: Arc<ClientConfig>,
     verify: VerifyMode,
     /// None if nothing is checked.
     verifier: Option<Arc<ServerVerifier>>,
@@ -61,17 +63,22 @@ impl ClientSetup {
         };
         config.alpn_protocols.clone_from(&common.alpn);
         config.enable_secret_extraction = true;
-        if !settings.resume {
-            config.resumption = Resumption::disabled();
-        }
         if let Some(key_log) = &common.key_log {
             config.key_log = Arc::clone(key_log);
         }
-        Ok(Self { config: Arc::new(config), verify: common.verify, verifier })
+        let mut nameless = config.clone();
+        nameless.resumption = Resumption::disabled();
+        let nameless = Arc::new(nameless);
+        let config = if settings.resume { Arc::new(config) } else { Arc::clone(&nameless) };
+        Ok(Self { config, nameless, verify: common.verify, verifier })
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
+    }
+
+    pub(crate) fn nameless_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.nameless)
     }
 
     /// Whether the server's certificate is checked.

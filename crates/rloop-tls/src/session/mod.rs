@@ -76,7 +76,8 @@ pub struct Session {
 
 impl Session {
     /// A client that connects to `name`, which is sent and verified as the setup says. Without a name,
-    /// none is sent, and certificates for any are refused if the setup checks it.
+    /// none is sent, certificates for any are refused if the setup checks it, and no session is
+    /// resumed.
     ///
     /// # Errors
     /// What rustls says about a configuration that cannot work.
@@ -84,9 +85,14 @@ impl Session {
         setup: &ClientSetup,
         name: Option<ServerName<'static>>,
     ) -> Result<Self, TlsError> {
-        // rustls sends no addresses, and no certificate is for this one.
-        let name = name.unwrap_or(ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4]))));
-        let connection = UnbufferedClientConnection::new(setup.config(), name)?;
+        let connection = match name {
+            Some(name) => UnbufferedClientConnection::new(setup.config(), name),
+            // rustls sends no addresses, and no certificate is for this one.
+            None => UnbufferedClientConnection::new(
+                setup.nameless_config(),
+                ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([0; 4]))),
+            ),
+        }?;
         let mut session = Self::new(State::Handshaking {
             connection: Connection::Client(Box::new(connection)),
             offered: 0,
