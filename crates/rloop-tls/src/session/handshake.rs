@@ -61,6 +61,10 @@ impl Connection {
             let (discard, step) = self.step(&mut received[..*offered], outgoing);
             received.drain(..discard);
             *offered -= discard;
+            if is_refused_early_data(&received[..*offered]) {
+                received.drain(..*offered);
+                *offered = 0;
+            }
             match step {
                 Ok(Step::Again) => {}
                 Ok(Step::Done) if *offered == 0 => return Ok(Progress::Done),
@@ -145,6 +149,25 @@ impl Connection {
         }
     }
 }
+
+/// True of a record that rustls could not open, and has not refused: early data that the server does
+/// not take. rustls would try it again with each call, and count it again against its limit.
+///
+/// A record that was not authentic was filled with zeros when it was opened in place. One that was
+/// opened ends in its content type, which is not zero.
+fn is_refused_early_data(offered: &[u8]) -> bool {
+    match frame(offered) {
+        Framed::Record { kind: ContentType::ApplicationData, len } if len == offered.len() => {
+            let payload = &offered[HEADER_LEN..];
+            let content = &payload[..payload.len().saturating_sub(TAG_LEN)];
+            !content.is_empty() && content.iter().all(|byte| *byte == 0)
+        }
+        _ => false,
+    }
+}
+
+/// Every cipher of TLS 1.3 that rustls has ends a record with a tag of this length.
+const TAG_LEN: usize = 16;
 
 /// True of a close notification that is not encrypted; an encrypted one is longer.
 fn is_close_notify(kind: ContentType, payload: &[u8]) -> bool {

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{ClientSettings, IdentityPem, ServerSettings, Settings, VerifyMode};
 use proptest::prelude::*;
 use rustls::ClientConnection;
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls_pki_types::CertificateDer;
 use std::io::{Read, Write};
 use std::sync::LazyLock;
@@ -210,6 +211,118 @@ fn sessions_are_resumed() {
             assert_eq!(client.negotiated().unwrap().is_resumed(), is_resumed);
             assert_eq!(server.negotiated().unwrap().is_resumed(), is_resumed);
             assert_eq!(client.negotiated().unwrap().peer_chain()[0], ISSUED.0);
+        }
+    }
+}
+
+#[test]
+fn clients_without_a_server_name_do_not_resume() {
+    for cipher in ["TLS_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"] {
+        let mut common = settings(cipher);
+        common.trusted = vec![ISSUED.0.clone()];
+        common.verify = VerifyMode::Required;
+        let settings = ClientSettings { common, check_hostname: false, resume: true };
+        let client_setup = ClientSetup::new(&settings).unwrap();
+        let server_setup = server_setup(cipher, &[]);
+        let mut hellos = Vec::new();
+        for _ in 0..2 {
+            let mut client = Session::client(&client_setup, None).unwrap();
+            let mut server = Session::server(&server_setup).unwrap();
+            hellos.push(client.outgoing().len());
+            exchange(&mut client, &mut server).unwrap();
+            assert!(!client.negotiated().unwrap().is_resumed());
+        }
+        // No ticket is shown to a server that may be another one.
+        assert_eq!(hellos[0], hellos[1]);
+    }
+}
+
+/// A server's configuration that accepts early data, and gives out tickets for it.
+fn early_data_server() -> Arc<rustls::ServerConfig> {
+    let chain = vec![ISSUED.0.clone()];
+    let key = rustls_pki_types::pem::PemObject::from_pem_slice(&ISSUED.1.key).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    config.max_early_data_size = u32::MAX;
+    Arc::new(config)
+}
+
+/// The first flight of a client that has a ticket of another server: early data in records of these
+/// lengths follows its hello.
+fn hello_with_early_data(cipher: &str, lengths: &[usize]) -> (Vec<u8>, ClientConnection) {
+    let mut config = Arc::unwrap_or_clone(client_setup(cipher, &[]).config());
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    let connect = || ClientConnection::new(Arc::clone(&config), name().unwrap()).unwrap();
+    let mut client = connect();
+    let mut server = rustls::ServerConnection::new(early_data_server()).unwrap();
+    for _ in 0..4 {
+        let mut hello = &records_of(&mut client)[..];
+        while !hello.is_empty() {
+            server.read_tls(&mut hello).unwrap();
+            server.process_new_packets().unwrap();
+        }
+        let mut answer = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut answer).unwrap();
+        }
+        feed(&mut client, &answer);
+    }
+    let mut client = connect();
+    for len in lengths {
+        let mut early = client.early_data().expect("the ticket allows early data");
+        assert_eq!(early.write(&vec![b'x'; *len]).unwrap(), *len);
+    }
+    (records_of(&mut client), client)
+}
+
+/// Whether a handshake with early data that arrives in pieces of `size` bytes comes to its end.
+fn takes_early_data(
+    setup: &Arc<ServerSetup>,
+    cipher: &str,
+    lengths: &[usize],
+    size: usize,
+) -> bool {
+    let (mut bytes, mut client) = hello_with_early_data(cipher, lengths);
+    let mut session = Session::server(setup).unwrap();
+    for _ in 0..4 {
+        for piece in bytes.chunks(size) {
+            if receive(&mut session, piece).is_err() {
+                return false;
+            }
+        }
+        feed(&mut client, &std::mem::take(session.outgoing()));
+        bytes = records_of(&mut client);
+    }
+    assert!(!session.is_handshaking() && !client.is_handshaking());
+    true
+}
+
+/// rustls takes 16,384 bytes and counts whole encrypted records: content, its type and the tag.
+#[test]
+fn refused_early_data_counts_once_however_it_arrives() {
+    const EXTRA: usize = 1 + 16;
+    for cipher in &ALL_CIPHERS[..3] {
+        let setup = server_setup(cipher, &[]);
+        let mut other_group = settings(cipher);
+        other_group.identities = vec![ISSUED.1.clone()];
+        other_group.groups = Some(vec!["secp384r1".into()]);
+        let settings = ServerSettings { common: other_group, ..ServerSettings::default() };
+        // The client has to send its hello again, and its early data was sent in between.
+        let asking_again = Arc::new(ServerSetup::new(&settings).unwrap());
+        for setup in [setup, asking_again] {
+            for size in [1, 100, 5_000, 1 << 20] {
+                let takes = |lengths: &[usize]| takes_early_data(&setup, cipher, lengths, size);
+                assert!(takes(&[1]));
+                assert!(takes(&[(1 << 14) - EXTRA]));
+                assert!(!takes(&[(1 << 14) - EXTRA + 1]));
+                assert!(takes(&[(1 << 12) - EXTRA; 4]));
+                assert!(!takes(&[(1 << 12) - EXTRA, (1 << 12) - EXTRA, 1 << 13]));
+            }
         }
     }
 }
