@@ -144,12 +144,12 @@ class Workshop:
         )
         return path
 
-    def revoke(self, *revoked: Issued) -> Path:
+    def revoke(self, *revoked: Issued, days_ago: int = 1) -> Path:
         """Write the list of revoked certificates to a file, behind the authority's certificate."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.name)
-            .last_update(_NOW - _DAY)
+            .last_update(_NOW - days_ago * _DAY)
             .next_update(_NOW + _DAY)
             .add_extension(x509.CRLNumber(1), critical=False)
             .add_extension(

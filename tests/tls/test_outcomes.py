@@ -241,6 +241,28 @@ async def test_revocation_lists(certificates: Certificates, flag: str, listed: s
     )
 
 
+@pytest.mark.parametrize("is_newest_first", [False, True])
+@pytest.mark.parametrize("is_revoked", [False, True])
+async def test_of_two_revocation_lists_the_newest_counts(
+    certificates: Certificates, is_revoked: bool, is_newest_first: bool
+) -> None:
+    issued, name = certificates["good"]
+    authority = certificates.trusted
+    newest = authority.revoke(*[issued] * is_revoked, days_ago=1)
+    oldest = authority.revoke(*[issued] * (not is_revoked), days_ago=2)
+    files = (newest, oldest) if is_newest_first else (oldest, newest)
+
+    def client() -> tls.Context:
+        context = tls.client_context(authority.file)
+        for file in files:
+            context.load_verify_locations(file)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+        return context
+
+    outcome = await same_outcome_of_clients(client, lambda: tls.server_context(issued.file), name)
+    assert outcome.is_accepted != is_revoked
+
+
 @pytest.mark.parametrize("strict", [False, True], ids=["lenient", "strict"])
 @pytest.mark.parametrize("quality", ["good", "self-signed"])
 async def test_strictness(certificates: Certificates, quality: str, strict: bool) -> None:

@@ -28,9 +28,11 @@ SSL_3, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = (0x0300, 0x0301, 0x0302, 0x0303, 0x0
 ALERT, HANDSHAKE = 21, 22
 SERVER_HELLO = 2
 FATAL = 2
+UNEXPECTED_MESSAGE = 10
 HANDSHAKE_FAILURE, ILLEGAL_PARAMETER, DECODE_ERROR, PROTOCOL_VERSION = (40, 47, 50, 70)
 
-SUPPORTED_GROUPS, SIGNATURE_ALGORITHMS, SUPPORTED_VERSIONS, KEY_SHARE = (10, 13, 43, 51)
+SUPPORTED_GROUPS, SIGNATURE_ALGORITHMS, ALPN, PADDING = (10, 13, 16, 21)
+SUPPORTED_VERSIONS, KEY_SHARE = (43, 51)
 SECP256R1, X25519 = (0x0017, 0x001D)
 ECDSA_SECP256R1_SHA256 = 0x0403
 
@@ -60,6 +62,9 @@ class Hello:
     """The one in the hello's own field; what is supported beside it says an extension."""
     compression: tuple[int, ...] = (NULL,)
     supported: tuple[int, ...] = ()
+    protocol: bytes = b""
+    padding: int = 0
+    """Bytes that say nothing (RFC 7685)."""
 
     def _extensions(self) -> bytes:
         extensions = {
@@ -70,10 +75,14 @@ class Hello:
             extensions[SUPPORTED_VERSIONS] = vector(numbers(*self.supported), 1)
             share = numbers(X25519) + vector(os.urandom(32), 2)
             extensions[KEY_SHARE] = vector(share, 2)
+        if self.protocol:
+            extensions[ALPN] = vector(vector(self.protocol, 1), 2)
+        if self.padding:
+            extensions[PADDING] = bytes(self.padding)
         return b"".join(numbers(kind) + vector(it, 2) for kind, it in extensions.items())
 
-    def record(self) -> bytes:
-        """Return the record."""
+    def records(self, size: int = 1 << 14) -> bytes:
+        """Return the records, with fragments of at most `size` bytes."""
         body = (
             numbers(self.version)
             + os.urandom(32)
@@ -83,7 +92,10 @@ class Hello:
             + vector(self._extensions(), 2)
         )
         version = min(self.version, TLS_1_0)
-        return bytes([HANDSHAKE]) + numbers(version) + vector(b"\1" + vector(body, 3), 2)
+        message = b"\1" + vector(body, 3)
+        fragments = (message[start : start + size] for start in range(0, len(message), size))
+        head = bytes([HANDSHAKE]) + numbers(version)
+        return b"".join(head + vector(fragment, 2) for fragment in fragments)
 
 
 @dataclass(frozen=True)
@@ -122,16 +134,19 @@ def server_context(certificates: Certificates, engine: str) -> ssl.SSLContext:
     return context
 
 
-def answer_of(context: ssl.SSLContext, hello: Hello) -> Accepted | Refused:
-    """Ask the engine of a context."""
+def answer_of(context: ssl.SSLContext, sent: bytes) -> Accepted | Refused:
+    """Ask the engine of a context, which is sent some bytes at a time."""
     if isinstance(context, tls.Context):
         over_bios(context)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     connection = context.wrap_bio(incoming, outgoing, server_side=True)
-    incoming.write(hello.record())
-    # It fails, or wants to hear more.
-    with pytest.raises(ssl.SSLError) as failure:
-        connection.do_handshake()
+    for start in range(0, len(sent), 1460):
+        incoming.write(sent[start : start + 1460])
+        # It fails, or wants to hear more.
+        with pytest.raises(ssl.SSLError) as failure:
+            connection.do_handshake()
+        if outgoing.pending:
+            break
     answer = outgoing.read()
     kind, size = answer[0], int.from_bytes(answer[3:5], "big")
     content = answer[5 : 5 + size]
@@ -149,7 +164,8 @@ def answer_of(context: ssl.SSLContext, hello: Hello) -> Accepted | Refused:
 def test_compression_that_is_offered_is_not_chosen(
     certificates: Certificates, engine: str, compression: tuple[int, ...]
 ) -> None:
-    answer = answer_of(server_context(certificates, engine), Hello(compression=compression))
+    hello = Hello(compression=compression)
+    answer = answer_of(server_context(certificates, engine), hello.records())
     assert answer == Accepted(TLS_1_2, NULL)
 
 
@@ -160,7 +176,8 @@ def test_a_client_that_insists_on_compression_is_refused(
     certificates: Certificates, engine: str, compression: tuple[int, ...]
 ) -> None:
     """The null method must be in the list (RFC 5246, 7.4.1.2); no alert is named for it."""
-    answer = answer_of(server_context(certificates, engine), Hello(compression=compression))
+    hello = Hello(compression=compression)
+    answer = answer_of(server_context(certificates, engine), hello.records())
     assert isinstance(answer, Refused)
     assert answer.description in {HANDSHAKE_FAILURE, ILLEGAL_PARAMETER, DECODE_ERROR}
 
@@ -171,7 +188,7 @@ def test_tls_1_3_refuses_every_offer_of_compression(
 ) -> None:
     """RFC 8446, 4.1.2, which names the alert."""
     hello = Hello(compression=compression, supported=(TLS_1_3,))
-    answer = answer_of(server_context(certificates, engine), hello)
+    answer = answer_of(server_context(certificates, engine), hello.records())
     # OpenSSL looks for the null method first, whatever the version.
     lacks_null = engine == "openssl" and NULL not in compression
     assert answer == Refused(DECODE_ERROR if lacks_null else ILLEGAL_PARAMETER)
@@ -190,8 +207,30 @@ def test_the_best_common_version_is_chosen(
     certificates: Certificates, engine: str, supported: tuple[int, ...], chosen: int
 ) -> None:
     """So that a refusal of other hellos is one of what they offer."""
-    answer = answer_of(server_context(certificates, engine), Hello(supported=supported))
+    hello = Hello(supported=supported)
+    answer = answer_of(server_context(certificates, engine), hello.records())
     assert answer == Accepted(chosen, NULL)
+
+
+@pytest.mark.parametrize("protocols", [(), ("h2",)], ids=["no protocols", "protocols"])
+@pytest.mark.parametrize("fragment", [1, 2, 7, 1000])
+@pytest.mark.parametrize("padding", [1, 11_000, 60_000])
+def test_a_hello_in_many_records_is_taken(
+    certificates: Certificates, engine: str, protocols: tuple[str, ...], fragment: int, padding: int
+) -> None:
+    context = server_context(certificates, engine)
+    context.set_alpn_protocols(protocols)
+    hello = Hello(supported=(TLS_1_3,), protocol=b"h2", padding=padding)
+    assert answer_of(context, hello.records(fragment)) == Accepted(TLS_1_3, NULL)
+
+
+def test_an_empty_alert_in_place_of_a_hello_is_unexpected(
+    certificates: Certificates, engine: str
+) -> None:
+    """RFC 8446, 5.1: such a record must not be sent."""
+    sent = bytes([ALERT]) + numbers(TLS_1_2) + vector(b"", 2)
+    answer = answer_of(server_context(certificates, engine), sent)
+    assert answer == Refused(UNEXPECTED_MESSAGE)
 
 
 OLD = {
@@ -204,7 +243,7 @@ OLD = {
 
 @pytest.mark.parametrize("hello", OLD.values(), ids=OLD)
 def test_old_versions_are_refused(certificates: Certificates, engine: str, hello: Hello) -> None:
-    answer = answer_of(server_context(certificates, engine), hello)
+    answer = answer_of(server_context(certificates, engine), hello.records())
     # OpenSSL has another word for SSL.
     is_ssl = engine == "openssl" and hello.version == SSL_3
     assert answer == Refused(HANDSHAKE_FAILURE if is_ssl else PROTOCOL_VERSION)
@@ -213,7 +252,7 @@ def test_old_versions_are_refused(certificates: Certificates, engine: str, hello
 def said_to(address: tuple[str, int], hello: Hello) -> bytes:
     """Send a hello, and return all that comes; call it in a thread."""
     with socket.create_connection(address, timeout=PEER_TIMEOUT) as peer:
-        peer.sendall(hello.record())
+        peer.sendall(hello.records())
         return receive_until_eof(peer)
 
 

@@ -6,7 +6,7 @@
 use super::negotiated::Negotiated;
 use super::record::{ContentType, Framed, HEADER_LEN, frame};
 use super::traffic::{Kernel, Traffic, alert};
-use crate::error::TlsError;
+use crate::error::{Reason, TlsError};
 use crate::verify;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -76,6 +76,9 @@ impl Connection {
                             // rustls would wait for what does not come (RFC 8446, 6.1).
                             return Err(TlsError::Alert(alert::CLOSE_NOTIFY));
                         }
+                        if kind == ContentType::Alert && payload.is_empty() && !self.has_keys() {
+                            return Err(refuse_empty_alert(outgoing));
+                        }
                         *offered += len;
                     }
                     // It is for rustls to refuse.
@@ -118,6 +121,14 @@ impl Connection {
         }
     }
 
+    /// True if an alert might have to be encrypted.
+    fn has_keys(&self) -> bool {
+        match self {
+            Self::Client(connection) => connection.protocol_version().is_some(),
+            Self::Server(connection) => connection.protocol_version().is_some(),
+        }
+    }
+
     fn wants_write(&self) -> bool {
         match self {
             Self::Client(connection) => connection.wants_write(),
@@ -148,6 +159,15 @@ impl Connection {
             }
         }
     }
+}
+
+/// Refuses an alert without content, before there are keys. RFC 8446, 5.1, forbids it, and rustls
+/// would answer with `decode_error`.
+pub(super) fn refuse_empty_alert(outgoing: &mut Vec<u8>) -> TlsError {
+    let alert = [alert::FATAL, alert::UNEXPECTED_MESSAGE];
+    outgoing.extend([ContentType::Alert.byte(), 3, 3, 0, 2]);
+    outgoing.extend(alert);
+    TlsError::Protocol { reason: Reason::UnexpectedMessage, detail: "an empty alert".into() }
 }
 
 /// True of a record that rustls could not open, and has not refused: early data that the server does

@@ -17,6 +17,7 @@
 
 mod handshake;
 mod negotiated;
+mod offer;
 mod protection;
 mod record;
 #[cfg(test)]
@@ -27,7 +28,9 @@ use crate::config::{ClientSetup, ServerSetup};
 use crate::error::{Reason, TlsError};
 use handshake::{Connection, Progress};
 pub use negotiated::{Negotiated, cipher_name};
+use offer::Offer;
 use record::{Framed, Malformed, frame};
+use rustls::ServerConfig;
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
@@ -46,9 +49,14 @@ pub struct Received {
 
 /// Where the connection is.
 enum State {
-    /// A server that chooses its configuration by what the client offers.
-    /// `offered` is how much of what was received the acceptor has seen.
+    /// A server that waits for the client's offer.
     Accepting {
+        setup: Arc<ServerSetup>,
+        offer: Offer,
+    },
+    /// A server that chooses its configuration by the offer. The acceptor has seen `offered` bytes of
+    /// the received ones.
+    Choosing {
         setup: Arc<ServerSetup>,
         acceptor: Box<Acceptor>,
         offered: usize,
@@ -103,16 +111,9 @@ impl Session {
     }
 
     /// A server.
-    ///
-    /// # Errors
-    /// What rustls says about a configuration that cannot work.
-    pub fn server(setup: &Arc<ServerSetup>) -> Result<Self, TlsError> {
-        Ok(Self::new(if setup.depends_on_client() {
-            State::Accepting { setup: Arc::clone(setup), acceptor: Box::default(), offered: 0 }
-        } else {
-            let connection = UnbufferedServerConnection::new(setup.config())?;
-            State::Handshaking { connection: Connection::Server(Box::new(connection)), offered: 0 }
-        }))
+    #[must_use]
+    pub fn server(setup: &Arc<ServerSetup>) -> Self {
+        Self::new(State::Accepting { setup: Arc::clone(setup), offer: Offer::default() })
     }
 
     fn new(state: State) -> Self {
@@ -129,7 +130,10 @@ impl Session {
     /// True until both sides may send data, or the connection failed.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
-        matches!(self.state, State::Accepting { .. } | State::Handshaking { .. })
+        matches!(
+            self.state,
+            State::Accepting { .. } | State::Choosing { .. } | State::Handshaking { .. }
+        )
     }
 
     /// What the handshake agreed upon, once it is over.
@@ -157,7 +161,7 @@ impl Session {
         match &self.state {
             State::Failed => 0,
             // What comes behind the handshake is looked at when it is there.
-            State::Accepting { .. } | State::Handshaking { .. } => {
+            State::Accepting { .. } | State::Choosing { .. } | State::Handshaking { .. } => {
                 self.received.len() + input.len()
             }
             State::Established { .. } if self.peer_closed => 0,
@@ -278,7 +282,7 @@ impl Session {
                 return Ok(());
             }
             State::Established { .. } => return self.continue_record(input, output, plaintext),
-            State::Accepting { .. } | State::Handshaking { .. } => {}
+            State::Accepting { .. } | State::Choosing { .. } | State::Handshaking { .. } => {}
         }
         self.received.extend_from_slice(input);
         self.shake_hands()?;
@@ -370,20 +374,31 @@ impl Session {
         }
     }
 
-    /// Chooses the server's configuration, once the client's offer is there.
+    /// Begins the server's side of the handshake, once the client's offer is there.
     fn accept(&mut self) -> Result<(), TlsError> {
-        let State::Accepting { setup, acceptor, offered } = &mut self.state else { return Ok(()) };
+        if let State::Accepting { setup, offer } = &mut self.state {
+            if !offer.gather(&mut self.received, &mut self.outgoing)? {
+                return Ok(());
+            }
+            if !setup.depends_on_client() {
+                self.state = Self::answering(setup.config())?;
+                return Ok(());
+            }
+            let setup = Arc::clone(setup);
+            self.state = State::Choosing { setup, acceptor: Box::default(), offered: 0 };
+        }
+        let State::Choosing { setup, acceptor, offered } = &mut self.state else { return Ok(()) };
         let offer = &self.received[*offered..];
         *offered = self.received.len();
-        match setup.choose(acceptor, offer, &mut self.outgoing)? {
-            None => Ok(()),
-            Some(config) => {
-                let connection = UnbufferedServerConnection::new(config)?;
-                let connection = Connection::Server(Box::new(connection));
-                self.state = State::Handshaking { connection, offered: 0 };
-                Ok(())
-            }
+        if let Some(config) = setup.choose(acceptor, offer, &mut self.outgoing)? {
+            self.state = Self::answering(config)?;
         }
+        Ok(())
+    }
+
+    fn answering(config: Arc<ServerConfig>) -> Result<State, TlsError> {
+        let connection = UnbufferedServerConnection::new(config)?;
+        Ok(State::Handshaking { connection: Connection::Server(Box::new(connection)), offered: 0 })
     }
 
     fn establish(&mut self) -> Result<(), TlsError> {

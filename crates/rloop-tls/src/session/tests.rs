@@ -89,7 +89,7 @@ fn exchange(client: &mut Session, server: &mut Session) -> Result<(Vec<u8>, Vec<
 
 fn connected(cipher: &str) -> (Session, Session) {
     let mut client = Session::client(&client_setup(cipher, &[]), name()).unwrap();
-    let mut server = Session::server(&server_setup(cipher, &[])).unwrap();
+    let mut server = Session::server(&server_setup(cipher, &[]));
     let read = exchange(&mut client, &mut server).unwrap();
     assert_eq!(read, (Vec::new(), Vec::new()));
     assert!(!client.is_handshaking() && !server.is_handshaking());
@@ -100,7 +100,7 @@ fn connected(cipher: &str) -> (Session, Session) {
 fn connected_to_rustls(cipher: &str) -> (Session, ClientConnection) {
     let mut peer =
         ClientConnection::new(client_setup(cipher, &[]).config(), name().unwrap()).unwrap();
-    let mut session = Session::server(&server_setup(cipher, &[])).unwrap();
+    let mut session = Session::server(&server_setup(cipher, &[]));
     while peer.is_handshaking() || session.is_handshaking() {
         let mut bytes = Vec::new();
         while peer.wants_write() {
@@ -161,7 +161,7 @@ fn a_handshake_may_arrive_byte_by_byte() {
     for cipher in ["TLS_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"] {
         for alpn in [&[][..], &[b"h2".as_slice()]] {
             let mut client = Session::client(&client_setup(cipher, alpn), name()).unwrap();
-            let mut server = Session::server(&server_setup(cipher, alpn)).unwrap();
+            let mut server = Session::server(&server_setup(cipher, alpn));
             while client.is_handshaking() || server.is_handshaking() {
                 for byte in std::mem::take(client.outgoing()) {
                     receive(&mut server, &[byte]).unwrap();
@@ -192,7 +192,7 @@ fn a_server_without_a_common_protocol_goes_on_without_one() {
     for cipher in ["TLS_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"] {
         for (offered, supported, chosen) in cases {
             let mut client = Session::client(&client_setup(cipher, offered), name()).unwrap();
-            let mut server = Session::server(&server_setup(cipher, supported)).unwrap();
+            let mut server = Session::server(&server_setup(cipher, supported));
             exchange(&mut client, &mut server).unwrap();
             assert_eq!(client.negotiated().unwrap().alpn(), chosen);
             assert_eq!(server.negotiated().unwrap().alpn(), chosen);
@@ -206,7 +206,7 @@ fn sessions_are_resumed() {
         let (client_setup, server_setup) = (client_setup(cipher, &[]), server_setup(cipher, &[]));
         for is_resumed in [false, true] {
             let mut client = Session::client(&client_setup, name()).unwrap();
-            let mut server = Session::server(&server_setup).unwrap();
+            let mut server = Session::server(&server_setup);
             exchange(&mut client, &mut server).unwrap();
             assert_eq!(client.negotiated().unwrap().is_resumed(), is_resumed);
             assert_eq!(server.negotiated().unwrap().is_resumed(), is_resumed);
@@ -227,7 +227,7 @@ fn clients_without_a_server_name_do_not_resume() {
         let mut hellos = Vec::new();
         for _ in 0..2 {
             let mut client = Session::client(&client_setup, None).unwrap();
-            let mut server = Session::server(&server_setup).unwrap();
+            let mut server = Session::server(&server_setup);
             hellos.push(client.outgoing().len());
             exchange(&mut client, &mut server).unwrap();
             assert!(!client.negotiated().unwrap().is_resumed());
@@ -288,7 +288,7 @@ fn takes_early_data(
     size: usize,
 ) -> bool {
     let (mut bytes, mut client) = hello_with_early_data(cipher, lengths);
-    let mut session = Session::server(setup).unwrap();
+    let mut session = Session::server(setup);
     for _ in 0..4 {
         for piece in bytes.chunks(size) {
             if receive(&mut session, piece).is_err() {
@@ -418,6 +418,27 @@ fn renegotiation_is_refused_once_and_then_fatal() {
 }
 
 #[test]
+fn an_empty_alert_is_unexpected() {
+    for cipher in ALL_CIPHERS {
+        let (mut client, mut server) = connected(cipher);
+        let empty = client.seal_anything(21, &[]).unwrap();
+        let error = receive(&mut server, &empty).unwrap_err();
+        assert!(matches!(error, TlsError::Protocol { reason: Reason::UnexpectedMessage, .. }));
+        let answer = std::mem::take(server.outgoing());
+        let error = receive(&mut client, &answer).unwrap_err();
+        assert_eq!(error, TlsError::Alert(alert::UNEXPECTED_MESSAGE));
+    }
+    // Before there are keys, on both sides.
+    let mut client = Session::client(&client_setup(ALL_CIPHERS[0], &[]), name()).unwrap();
+    client.outgoing().clear();
+    let server = Session::server(&server_setup(ALL_CIPHERS[0], &[b"h2"]));
+    for mut session in [client, server] {
+        receive(&mut session, &[21, 3, 3, 0, 0]).unwrap_err();
+        assert_eq!(session.outgoing()[..], [21, 3, 3, 0, 2, 2, alert::UNEXPECTED_MESSAGE]);
+    }
+}
+
+#[test]
 fn a_changed_record_is_not_delivered() {
     for cipher in ALL_CIPHERS {
         let (mut client, mut server) = connected(cipher);
@@ -452,7 +473,7 @@ fn records_cannot_be_replayed_or_reordered() {
 
 #[test]
 fn what_is_not_tls_is_told_so() {
-    let mut server = Session::server(&server_setup("TLS_AES_128_GCM_SHA256", &[])).unwrap();
+    let mut server = Session::server(&server_setup("TLS_AES_128_GCM_SHA256", &[]));
     assert!(receive(&mut server, b"GET / HTTP/1.0\r\n\r\n").is_err());
     let (_client, mut server) = connected("TLS_AES_128_GCM_SHA256");
     let outcome = receive(&mut server, &[23, 3, 3, 0xff, 0xff, 0]);
@@ -467,7 +488,7 @@ fn a_server_name_that_does_not_match_is_refused() {
     let setup = client_setup("TLS_AES_128_GCM_SHA256", &[]);
     let other = ServerName::try_from("example.com").ok();
     let mut client = Session::client(&setup, other).unwrap();
-    let mut server = Session::server(&server_setup("TLS_AES_128_GCM_SHA256", &[])).unwrap();
+    let mut server = Session::server(&server_setup("TLS_AES_128_GCM_SHA256", &[]));
     let outcome = exchange(&mut client, &mut server);
     let expected = crate::verify::VerifyFailure::HOSTNAME_MISMATCH;
     assert_eq!(outcome, Err(TlsError::Certificate(expected)));
@@ -524,7 +545,7 @@ proptest! {
         let mut session = if is_established {
             connected("TLS_AES_128_GCM_SHA256").1
         } else {
-            Session::server(&server_setup("TLS_AES_128_GCM_SHA256", &[b"h2"])).unwrap()
+            Session::server(&server_setup("TLS_AES_128_GCM_SHA256", &[b"h2"]))
         };
         if let Ok(plaintext) = receive(&mut session, &garbage) {
             prop_assert!(plaintext.is_empty());

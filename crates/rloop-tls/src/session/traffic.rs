@@ -30,10 +30,12 @@ pub(super) mod alert {
     pub(crate) const INTERNAL_ERROR: u8 = 80;
     pub(crate) const USER_CANCELED: u8 = 90;
     pub(crate) const NO_RENEGOTIATION: u8 = 100;
-}
 
-const WARNING: u8 = 1;
-const FATAL: u8 = 2;
+    /// The level of an alert that does not end the connection.
+    pub(crate) const WARNING: u8 = 1;
+    /// The level of one that does.
+    pub(crate) const FATAL: u8 = 2;
+}
 
 /// What rustls keeps after the handshake: the secrets that later keys are derived from.
 pub(super) enum Kernel {
@@ -234,7 +236,7 @@ impl Traffic {
     /// Says that we send no more; nothing if that, or a failure, was said before.
     pub(super) fn close(&mut self, control: &mut Vec<u8>) {
         if !self.closed {
-            self.send_alert(WARNING, alert::CLOSE_NOTIFY, control);
+            self.send_alert(alert::WARNING, alert::CLOSE_NOTIFY, control);
             self.closed = true;
         }
     }
@@ -251,7 +253,7 @@ impl Traffic {
 
     fn fail(&mut self, fatal: &Fatal, control: &mut Vec<u8>) -> TlsError {
         if !self.closed {
-            self.send_alert(FATAL, fatal.alert, control);
+            self.send_alert(alert::FATAL, fatal.alert, control);
             self.closed = true;
         }
         TlsError::Protocol { reason: fatal.reason, detail: fatal.detail.into() }
@@ -292,18 +294,21 @@ impl Traffic {
 
     fn alert_received(&mut self, payload: &[u8]) -> Result<(), Refusal> {
         let &[level, description] = payload else {
-            return Err(Fatal::MALFORMED.into());
+            // "Zero-length fragments of Alert types" are forbidden, whatever they say (RFC 8446, 5.1).
+            return Err(
+                if payload.is_empty() { Fatal::UNEXPECTED } else { Fatal::MALFORMED }.into()
+            );
         };
         match (level, description) {
-            (WARNING | FATAL, alert::CLOSE_NOTIFY) => {
+            (alert::WARNING | alert::FATAL, alert::CLOSE_NOTIFY) => {
                 self.peer_closed = true;
                 Ok(())
             }
-            (WARNING, _) if !self.is_tls13 || description == alert::USER_CANCELED => {
+            (alert::WARNING, _) if !self.is_tls13 || description == alert::USER_CANCELED => {
                 Ok(Patience::lose(&mut self.patience.warnings, "too many warnings")?)
             }
             // In TLS 1.3 every other alert is fatal, whatever its level says.
-            (WARNING | FATAL, _) => Err(Refusal::Theirs(description)),
+            (alert::WARNING | alert::FATAL, _) => Err(Refusal::Theirs(description)),
             _ => Err(Fatal {
                 alert: alert::ILLEGAL_PARAMETER,
                 reason: Reason::UnknownAlertType,
@@ -357,7 +362,7 @@ impl Traffic {
             {
                 // Renegotiation is refused, and asked for once at most.
                 Patience::lose(&mut self.patience.renegotiations, "too many renegotiations")?;
-                self.send_alert(WARNING, alert::NO_RENEGOTIATION, control);
+                self.send_alert(alert::WARNING, alert::NO_RENEGOTIATION, control);
                 Ok(())
             }
             _ => Err(Fatal::UNEXPECTED.into()),

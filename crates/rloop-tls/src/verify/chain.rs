@@ -90,6 +90,8 @@ impl Trust {
         }
         if options.revocation != RevocationCheck::Off {
             trust.crls = crls.iter().map(read_crl).collect::<Result<_, _>>()?;
+            // webpki takes the first list of an issuer, and OpenSSL the newest.
+            trust.crls.sort_by_key(|crl| std::cmp::Reverse(crl.this_update));
         }
         Ok(trust)
     }
@@ -131,17 +133,18 @@ impl Trust {
         let crls = self.crls_at(now);
         let revocation = match self.options.revocation {
             RevocationCheck::Off => None,
-            _ if crls.is_empty() => return Err(VerifyFailure::UNABLE_TO_GET_CRL),
-            depth => RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
-                builder
+            depth => Some(
+                // Without lists, which is the only reason to fail, the status cannot be known.
+                RevocationOptionsBuilder::new(&crls)
+                    .map_err(|_| VerifyFailure::UNABLE_TO_GET_CRL)?
                     .with_depth(match depth {
                         RevocationCheck::Leaf => RevocationCheckDepth::EndEntity,
                         _ => RevocationCheckDepth::Chain,
                     })
                     .with_status_policy(UnknownStatusPolicy::Deny)
                     .with_expiration_policy(ExpirationPolicy::Enforce)
-                    .build()
-            }),
+                    .build(),
+            ),
         };
         let refused = Cell::new(None);
         let check_path = |path: &VerifiedPath<'_>| {

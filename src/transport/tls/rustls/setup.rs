@@ -171,17 +171,14 @@ impl RustlsSetup {
     /// # Errors
     /// `ValueError` with the reason why rustls does not take the name.
     pub(super) fn session(&self, name: Option<&str>) -> PyResult<Session> {
-        let session = match &self.side {
-            Side::Server(setup) => Session::server(setup),
+        match &self.side {
+            Side::Server(setup) => Ok(Session::server(setup)),
             Side::Client(setup) => {
-                let name = match name {
-                    Some(name) => Some(parse_name(name)?),
-                    None => None,
-                };
+                let name = name.map(parse_name).transpose()?;
                 Session::client(setup, name)
+                    .map_err(|error| PyValueError::new_err(error.to_string()))
             }
-        };
-        session.map_err(|error| PyValueError::new_err(error.to_string()))
+        }
     }
 }
 
