@@ -14,6 +14,7 @@ use crate::py::error::OrOsError;
 use crate::py::ffi;
 use crate::py::imports;
 use crate::py::initialized::Initialized;
+use crate::py::interrupt::{self, Interrupt};
 use crate::runtime::clock;
 use crate::runtime::sys;
 use crate::shard::crew::Crew;
@@ -232,10 +233,16 @@ impl EventLoop {
         &self,
         slf: &Bound<'_, Self>,
         handle: &Bound<'_, Handle>,
-    ) -> PyResult<()> {
+    ) -> Result<(), Interrupt> {
         if !self.is_debug() {
             return Handle::run(handle);
         }
+        Self::run_timed(slf, handle).or_else(|error| {
+            Self::contain(slf, error, "Timing a callback failed", Some(handle.as_any()))
+        })
+    }
+
+    fn run_timed(slf: &Bound<'_, Self>, handle: &Bound<'_, Handle>) -> PyResult<()> {
         if handle.get().is_cancelled() {
             return Ok(());
         }
@@ -251,6 +258,42 @@ impl EventLoop {
             logger.call_method1("warning", ("Executing %s took %.3f seconds", shown, elapsed))?;
         }
         Ok(())
+    }
+
+    /// Runs a handle of the standard library's, which reports what its callback raises.
+    pub(crate) fn run_foreign_handle(
+        slf: &Bound<'_, Self>,
+        handle: &Bound<'_, PyAny>,
+    ) -> Result<(), Interrupt> {
+        let py = slf.py();
+        let ran = || -> PyResult<()> {
+            if !handle.getattr(intern!(py, "_cancelled"))?.is_truthy()? {
+                handle.call_method0(intern!(py, "_run"))?;
+            }
+            Ok(())
+        };
+        ran().or_else(|error| Self::contain(slf, error, "A handle failed to run", Some(handle)))
+    }
+
+    /// Reports an exception that no callback's handle reports.
+    #[cold]
+    pub(crate) fn contain(
+        slf: &Bound<'_, Self>,
+        error: PyErr,
+        message: &str,
+        handle: Option<&Bound<'_, PyAny>>,
+    ) -> Result<(), Interrupt> {
+        let py = slf.py();
+        interrupt::contain(py, error, |error| {
+            let report = PyDict::new(py);
+            report.set_item("message", message)?;
+            report.set_item("exception", error)?;
+            if let Some(handle) = handle {
+                report.set_item("handle", handle)?;
+            }
+            slf.call_method1("call_exception_handler", (report,))?;
+            Ok(())
+        })
     }
 
     fn drop_everything(&self) {

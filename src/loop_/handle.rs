@@ -7,10 +7,10 @@
 
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::owner::Owner;
+use crate::py::interrupt::{self, Interrupt};
 use crate::py::{ffi, imports};
 use parking_lot::{Condvar, Mutex};
 use pyo3::basic::CompareOp;
-use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyDict, PyList, PyTuple, PyType};
@@ -134,11 +134,8 @@ impl Handle {
         call.0.as_ref().map(|call| (call.callback.clone_ref(py), call.arguments.clone_ref(py)))
     }
 
-    /// Runs the callback in its context, unless it was cancelled.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt`. Every other failure goes to the exception handler.
-    pub(crate) fn run(slf: &Bound<'_, Self>) -> PyResult<()> {
+    /// Runs the callback in its context, unless it was cancelled. Reports what it raises.
+    pub(crate) fn run(slf: &Bound<'_, Self>) -> Result<(), Interrupt> {
         let py = slf.py();
         let this = slf.get();
         // Taken before the flag is read: whoever cancels from another thread either sees the callback
@@ -161,8 +158,9 @@ impl Handle {
         };
         match called {
             Ok(_) => Ok(()),
-            Err(error) if must_propagate(py, &error) => Err(error),
-            Err(error) => Self::report(slf, &callback, &arguments, error),
+            Err(error) => interrupt::contain(py, error, |error| {
+                Self::report(slf, &callback, &arguments, error)
+            }),
         }
     }
 
@@ -246,11 +244,6 @@ impl Cancelled for Scheduled {
     }
 }
 
-/// True for the exceptions that leave `run_forever()` instead of being reported.
-pub(crate) fn must_propagate(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
-}
-
 fn format_callback_source(
     event_loop: &Bound<'_, EventLoop>,
     callback: &Bound<'_, PyAny>,
@@ -295,7 +288,7 @@ impl Handle {
     }
 
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::run(slf)
+        Ok(Self::run(slf)?)
     }
 
     #[getter]

@@ -1,5 +1,6 @@
 //! How failures of the system become Python exceptions.
 
+use crate::py::interrupt;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use std::io;
@@ -26,5 +27,39 @@ pub(crate) trait OrOsError<T> {
 impl<T> OrOsError<T> for io::Result<T> {
     fn or_os_error(self, py: Python<'_>) -> PyResult<T> {
         self.map_err(|error| os_error(py, &error))
+    }
+}
+
+/// Two steps of which the second is taken even if the first fails.
+pub(crate) trait Finally {
+    /// The outcome of both steps.
+    ///
+    /// # Errors
+    /// The failure of the second step, with that of the first as its context, as after a `finally`
+    /// clause. An interrupt of the first step stays an interrupt.
+    fn finally(self, py: Python<'_>, second: PyResult<()>) -> PyResult<()>;
+}
+
+impl Finally for PyResult<()> {
+    #[inline]
+    fn finally(self, py: Python<'_>, second: PyResult<()>) -> PyResult<()> {
+        match (self, second) {
+            (Ok(()), outcome) | (outcome, Ok(())) => outcome,
+            (Err(first), Err(second)) => Err(chained(py, first, second)),
+        }
+    }
+}
+
+#[cold]
+fn chained(py: Python<'_>, first: PyErr, second: PyErr) -> PyErr {
+    match interrupt::reportable(py, first) {
+        Ok(first) => {
+            second.set_context(py, Some(first));
+            second
+        }
+        Err(interrupt) => {
+            second.write_unraisable(py, None);
+            interrupt.into()
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! | bytes-like arguments | `buffer` |
 //! | exceptions for failed system calls | `error` |
 //! | Python objects that Rust looks up by name | `imports` |
+//! | the exceptions that leave an iteration | `interrupt` |
 //! | objects that the collector sees before they are complete | `initialized` |
 //! | Python classes that derive from native ones | `subclass` |
 //!
@@ -17,4 +18,5 @@ pub(crate) mod error;
 pub(crate) mod ffi;
 pub(crate) mod imports;
 pub(crate) mod initialized;
+pub(crate) mod interrupt;
 pub(crate) mod subclass;

@@ -7,6 +7,7 @@ use crate::loop_::handle::Scheduled;
 use crate::loop_::owner::LoopOfShard;
 use crate::loop_::watches::{Side, Waiter, Watches};
 use crate::py::ffi;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::driver::Driver;
 use crate::runtime::process;
 use crate::transport::core::Transport;
@@ -236,18 +237,13 @@ impl Shard {
         self.has_unsent.load(Ordering::Relaxed)
     }
 
-    /// Sends what was gathered.
-    ///
-    /// # Errors
-    /// What the application raised on the way that no `except Exception` catches.
-    pub(super) fn send_unsent(&self, py: Python<'_>) -> PyResult<()> {
+    /// Sends what was gathered. After an interrupt, the next call sends the rest.
+    pub(super) fn send_unsent(&self, py: Python<'_>) -> Result<(), Interrupt> {
         if self.has_unsent() { self.send_all_unsent(py) } else { Ok(()) }
     }
 
     #[inline(never)]
-    fn send_all_unsent(&self, py: Python<'_>) -> PyResult<()> {
-        self.has_unsent.store(false, Ordering::Relaxed);
-        let mut outcome = Ok(());
+    fn send_all_unsent(&self, py: Python<'_>) -> Result<(), Interrupt> {
         while let Some(Some((connection, context))) =
             self.with_local(|local| local.unsent.pop_front())
         {
@@ -255,12 +251,12 @@ impl Shard {
             if !self.process.is_this() {
                 continue;
             }
-            let sent = ffi::in_context(context.bind(py), || {
-                TlsProtocol::send_gathered(connection.bind(py))
-            });
-            outcome = outcome.and(sent);
+            let connection = connection.bind(py);
+            ffi::in_context(context.bind(py), || TlsProtocol::send_gathered(connection))
+                .or_else(|error| TlsProtocol::sending_failed(connection, error))?;
         }
-        outcome
+        self.has_unsent.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// How much is ready to run, on the thread that drives the shard.

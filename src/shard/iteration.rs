@@ -1,13 +1,17 @@
 //! The run of a shard, and the order of one iteration.
+//!
+//! An iteration contains every error of user code but an [`Interrupt`]; see [`Failure`] for what ends
+//! a run.
 
 use super::handle::{Seat, Shard, ShardIo};
 use super::local::Work;
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::Scheduled;
 use crate::loop_::watches::Watches;
-use crate::py::error::OrOsError;
+use crate::py::error::os_error;
 use crate::py::ffi;
 use crate::py::ffi::Detached;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::sys;
 use crate::runtime::{clock, driver};
 use crate::shard::crew::Crew;
@@ -50,6 +54,44 @@ impl Role<'_> {
             Role::Alone | Role::Leader { .. } => event_loop.is_stopping(),
             Role::Worker(crew) => crew.is_halting(),
         }
+    }
+}
+
+/// What ends a run before `stop()` takes effect. There is no conversion from any other exception.
+#[derive(Debug)]
+enum Failure {
+    /// User code raised `KeyboardInterrupt` or `SystemExit`.
+    Interrupt(Interrupt),
+    /// A handler of the `signal` module raised it between two callbacks, so it is no callback's
+    /// failure. As in asyncio it ends the run: a timeout by `SIGALRM` relies on that.
+    SignalHandler(PyErr),
+    /// The kernel did not tell which descriptors are ready, or did not set the alarm.
+    Kernel(PyErr),
+}
+
+impl From<Interrupt> for Failure {
+    fn from(interrupt: Interrupt) -> Self {
+        Self::Interrupt(interrupt)
+    }
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Interrupt(interrupt) => interrupt.into(),
+            Failure::SignalHandler(error) | Failure::Kernel(error) => error,
+        }
+    }
+}
+
+impl Failure {
+    /// Runs the handlers of the `signal` module for the signals that came.
+    fn check_signals(py: Python<'_>) -> Result<(), Self> {
+        py.check_signals().map_err(Self::SignalHandler)
+    }
+
+    fn kernel(py: Python<'_>, error: &io::Error) -> Self {
+        Self::Kernel(os_error(py, error))
     }
 }
 
@@ -111,6 +153,7 @@ impl Shard {
         let _seat = Seat::take(self, event_loop)?;
         let run = exit::Run::begin(self);
         let result = sys::hanging_at_exit(|| self.run_iterations(event_loop, role, &io, &run));
+        let result = result.map_err(PyErr::from);
         self.counters.stop();
         let Role::Leader { crew, posts } = role else {
             return result;
@@ -131,7 +174,7 @@ impl Shard {
         role: &Role<'_>,
         io: &ShardIo,
         run: &exit::Run,
-    ) -> PyResult<()> {
+    ) -> Result<(), Failure> {
         let owner = event_loop.clone().unbind();
         let run_iteration =
             |thread: &Detached| thread.attached(|py| self.run_iteration(owner.bind(py), role, io));
@@ -205,7 +248,7 @@ impl Shard {
         event_loop: &Bound<'_, EventLoop>,
         role: &Role<'_>,
         io: &ShardIo,
-    ) -> PyResult<Wait> {
+    ) -> Result<Wait, Failure> {
         let py = event_loop.py();
         if self.is_retired() {
             // A worker's thread is the loop's own, so it can be ended and joined.
@@ -224,7 +267,7 @@ impl Shard {
             if self.is_retired() {
                 return Ok(Wait::Poll);
             }
-            match self.settle(py, io).or_os_error(py)? {
+            match self.settle(py, io).map_err(|error| Failure::kernel(py, &error))? {
                 Settled::Parked => {
                     self.counters.park();
                     return Ok(Wait::Park);
@@ -239,7 +282,7 @@ impl Shard {
     }
 
     /// Takes what the wait brought.
-    fn begin_iteration(&self, py: Python<'_>, watches: &Watches) -> PyResult<Iteration> {
+    fn begin_iteration(&self, py: Python<'_>, watches: &Watches) -> Result<Iteration, Failure> {
         let begun = self.with_local(|local| {
             let left_over = local.ready.len();
             local.take_events();
@@ -269,26 +312,36 @@ impl Shard {
             io::Result::Ok((iteration, is_check_due))
         });
         self.fold_cancelled_timers();
-        let (iteration, is_check_due) =
-            begun.unwrap_or_else(|| Ok((Iteration::default(), true))).or_os_error(py)?;
+        let (iteration, is_check_due) = begun
+            .unwrap_or_else(|| Ok((Iteration::default(), true)))
+            .map_err(|error| Failure::kernel(py, &error))?;
         self.counters.set_depth(iteration.depth());
         if is_check_due {
-            py.check_signals()?;
+            Failure::check_signals(py)?;
         }
         Ok(iteration)
     }
 
-    /// Runs `operation`, which sends what it has written. If it fails, that is done here.
-    fn gathering(&self, py: Python<'_>, operation: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
+    /// Runs `operation`, which sends what it has written. If it is interrupted, that is done here.
+    fn gathering(
+        &self,
+        py: Python<'_>,
+        operation: impl FnOnce() -> Result<(), Interrupt>,
+    ) -> Result<(), Interrupt> {
         self.gathers.store(true, Ordering::Relaxed);
         let ran = operation();
         self.gathers.store(false, Ordering::Relaxed);
-        // What raised has not come to this.
+        // An interrupted `operation` returned before sending. The connections that a second interrupt
+        // leaves unsent are sent in the next iteration.
         ran.and(self.send_unsent(py))
     }
 
     /// Does what was ready when the iteration began, and nothing that is added meanwhile.
-    fn run_due(&self, event_loop: &Bound<'_, EventLoop>, iteration: Iteration) -> PyResult<()> {
+    fn run_due(
+        &self,
+        event_loop: &Bound<'_, EventLoop>,
+        iteration: Iteration,
+    ) -> Result<(), Interrupt> {
         let py = event_loop.py();
         if iteration.left_over > 0 {
             self.run_ready(event_loop, iteration.left_over)?;
@@ -298,7 +351,7 @@ impl Shard {
             else {
                 break;
             };
-            transport.on_event(py, direction)?;
+            transport.on_event(event_loop, direction)?;
             self.send_unsent(py)?;
             self.counters.ran();
         }
@@ -310,7 +363,7 @@ impl Shard {
 
     /// Runs the `count` oldest items of the ready queue. What callbacks write is sent after the last,
     /// or after the one that makes it wait for long.
-    fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> PyResult<()> {
+    fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> Result<(), Interrupt> {
         let py = event_loop.py();
         let mut sent_at = if count > 1 { clock::now() } else { 0.0 };
         for left in (0..count).rev() {
@@ -323,11 +376,9 @@ impl Shard {
             }
             match work {
                 Work::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
-                Work::Operate(pending) => pending.retry(py)?,
+                Work::Operate(pending) => pending.retry(event_loop)?,
                 Work::RunForeign(handle) => {
-                    if !handle.getattr(py, "_cancelled")?.is_truthy(py)? {
-                        handle.call_method0(py, "_run")?;
-                    }
+                    EventLoop::run_foreign_handle(event_loop, handle.bind(py))?;
                 }
                 Work::Schedule(deadline, handle) => {
                     self.with_local(|local| local.timers.insert(deadline, Scheduled(handle)));
@@ -335,11 +386,11 @@ impl Shard {
                 Work::Event(event) => {
                     if let Some(Some(transport)) = self.with_local(|local| local.target(py, event))
                     {
-                        transport.on_event(py, event.direction)?;
+                        transport.on_event(event_loop, event.direction)?;
                     }
                 }
-                Work::StartReading(transport) => transport.start_reading(py)?,
-                Work::Remote(call) => call.run(py)?,
+                Work::StartReading(transport) => transport.start_reading(event_loop)?,
+                Work::Remote(call) => call.run(event_loop)?,
             }
             if left > 0 {
                 self.send_overdue(py, &mut sent_at)?;
@@ -351,7 +402,7 @@ impl Shard {
 
     /// Sends what was gathered if that last happened long ago, at `sent_at` on the loop's clock. So a
     /// callback that takes long has what it wrote sent when it returns.
-    fn send_overdue(&self, py: Python<'_>, sent_at: &mut f64) -> PyResult<()> {
+    fn send_overdue(&self, py: Python<'_>, sent_at: &mut f64) -> Result<(), Interrupt> {
         if self.has_unsent() {
             let now = clock::now();
             if now - *sent_at >= LONGEST_UNSENT {

@@ -13,10 +13,11 @@
 //! have a shape for each family, and a subclass may do as it likes.
 
 use crate::loop_::event_loop::EventLoop;
-use crate::loop_::handle::must_propagate;
+use crate::loop_::handle::Handle;
 use crate::loop_::watches::{Side, Waiter};
 use crate::py::buffer::TARGET_OF_RECV_INTO;
-use crate::py::error::{OrOsError, os_error};
+use crate::py::error::{Finally, OrOsError, os_error};
+use crate::py::interrupt::{self, Interrupt};
 use crate::py::{ffi, imports};
 use crate::runtime::sockets;
 use crate::shard::Shard;
@@ -181,6 +182,19 @@ enum Operation {
 }
 
 impl Operation {
+    /// The name of the loop's method that began the operation.
+    fn method<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        let operation = match self {
+            Self::Receive(_) => "recv",
+            Self::ReceiveInto(_) => "recv_into",
+            Self::SendAll(..) => "sendall",
+            Self::SendFile(_) => "sendfile",
+            Self::Call(method, _) => method.bind(py).to_str()?,
+            Self::Accept => "accept",
+        };
+        Ok(PyString::new(py, &format!("sock_{operation}")))
+    }
+
     /// Tries it; `None` if the socket is not ready. `fd` is the descriptor of a plain socket.
     fn attempt<'py>(
         &self,
@@ -326,13 +340,30 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Tries again, because the socket is ready, or may be.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of a socket's own method.
-    pub(crate) fn retry(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+    /// Tries again, because the socket is ready, or may be. Reports what asyncio's callback would raise:
+    /// a future that was cancelled meanwhile refuses the result.
+    pub(crate) fn retry(
+        self: &Arc<Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
+        let py = event_loop.py();
+        self.try_again(py)
+            .or_else(|error| interrupt::contain(py, error, |error| self.report(event_loop, error)))
+    }
+
+    #[cold]
+    fn report(&self, event_loop: &Bound<'_, EventLoop>, error: PyErr) -> PyResult<()> {
+        let py = event_loop.py();
+        let callback = event_loop.getattr(self.operation.method(py)?)?;
+        let arguments = PyTuple::new(py, [&self.sock])?;
+        let (called, with) = (callback.clone().unbind(), arguments.clone().unbind());
+        let handle = Bound::new(py, Handle::new(event_loop, called, with, None)?)?;
+        Handle::report(&handle, &callback, &arguments, error)
+    }
+
+    fn try_again(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
         let future = self.future.bind(py);
-        // Cancelled, and the coroutine has not run yet: what is there to receive is not for it.
+        // The future was cancelled; leave the data for the next reader.
         if future.call_method0(intern!(py, "done"))?.is_truthy()? {
             return self.finish(py);
         }
@@ -342,23 +373,33 @@ impl Pending {
             .and_then(|fd| self.operation.attempt(sock, self.is_plain.then_some(fd)));
         match attempted {
             Ok(None) => self.renew(py),
-            Err(error) if must_propagate(py, &error) => {
-                self.renew(py)?;
-                Err(error)
-            }
             Ok(Some(result)) => {
-                self.finish(py)?;
-                future.call_method1(intern!(py, "set_result"), (result,)).map(drop)
+                let told = future.call_method1(intern!(py, "set_result"), (result,)).map(drop);
+                told.finally(py, self.finish(py))
             }
-            Err(error) => {
-                self.finish(py)?;
-                future.call_method1(intern!(py, "set_exception"), (error,)).map(drop)
-            }
+            Err(error) => match interrupt::reportable(py, error) {
+                Ok(error) => {
+                    let told = future.call_method1(intern!(py, "set_exception"), (error,));
+                    told.map(drop).finally(py, self.finish(py))
+                }
+                Err(interrupt) => Err(interrupt.into()).finally(py, self.renew(py)),
+            },
         }
     }
 
+    /// Waits for another event. The future of an operation that cannot be waited for fails.
     fn renew(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        self.shard.io()?.watches.renew(self.fd, self.side, self).or_os_error(py)
+        match self.shard.io()?.watches.renew(self.fd, self.side, self) {
+            Ok(()) => Ok(()),
+            // The socket's own method has closed it. As in asyncio, the future stays pending.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
+            Err(error) => {
+                let future = self.future.bind(py);
+                let told =
+                    future.call_method1(intern!(py, "set_exception"), (os_error(py, &error),));
+                told.map(drop).finally(py, self.finish(py))
+            }
+        }
     }
 
     fn finish(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {

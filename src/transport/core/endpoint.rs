@@ -1,8 +1,9 @@
 //! What a transport of any kind tells its loop and its protocol, and its hold on a socket.
 
 use crate::loop_::event_loop::EventLoop;
-use crate::loop_::handle::{Handle, must_propagate};
+use crate::loop_::handle::Handle;
 use crate::py::imports;
+use crate::py::interrupt::{self, Interrupt};
 use crate::shard::Work;
 use crate::transport::core::{Place, Transport};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -92,12 +93,24 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         (Some(slf.as_any().clone().unbind()), slf.get().protocol(slf.py()))
     }
 
-    /// Tells the loop's exception handler.
+    /// Tells the loop's exception handler. Once the transport is closed and has no loop, the error goes
+    /// to `sys.unraisablehook`.
     fn report(slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
+        if let Some(event_loop) = slf.get().event_loop(slf.py()) {
+            return Self::report_to(&event_loop, slf, message, error);
+        }
+        error.write_unraisable(slf.py(), Some(slf.as_any()));
+        Ok(())
+    }
+
+    /// Tells the exception handler of `event_loop`.
+    fn report_to(
+        event_loop: &Bound<'_, EventLoop>,
+        slf: &Bound<'_, Self>,
+        message: &str,
+        error: PyErr,
+    ) -> PyResult<()> {
         let py = slf.py();
-        let Some(event_loop) = slf.get().event_loop(py) else {
-            return Ok(());
-        };
         let report = PyDict::new(py);
         report.set_item("message", message)?;
         report.set_item("exception", error)?;
@@ -128,18 +141,18 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         Ok(())
     }
 
-    /// Deals with the outcome of a call that another thread forwarded. What it raised has no caller
-    /// left to reach, so it is reported.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt`.
-    fn settle_remote(slf: &Bound<'_, Self>, called: PyResult<()>) -> PyResult<()> {
-        match called {
-            Err(error) if !must_propagate(slf.py(), &error) => {
-                Self::report(slf, "A call from another thread failed", error)
-            }
-            called => called,
-        }
+    /// Deals with the outcome of a call that another thread forwarded. An exception has no caller to
+    /// reach, so it is reported.
+    fn settle_remote(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        called: PyResult<()>,
+    ) -> Result<(), Interrupt> {
+        called.or_else(|error| {
+            interrupt::contain(slf.py(), error, |error| {
+                Self::report_to(event_loop, slf, "A call from another thread failed", error)
+            })
+        })
     }
 
     /// Schedules the transport's `_call_connection_lost(error)`.
@@ -156,34 +169,39 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         Ok(())
     }
 
-    /// Deals with a protocol method that raised where asyncio lets the error reach the handle of the
-    /// transport's `callback`: the exception handler is told, and the transport goes on. That handle
-    /// would have had `context`; without one it is the current one's copy.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt`.
+    /// Handles an event on behalf of a handle of the loop; nothing is left to handle once the transport
+    /// is closed.
+    fn handle_event(
+        slf: &Bound<'_, Self>,
+        on_event: fn(&Bound<'_, Self>, &Bound<'_, EventLoop>) -> Result<(), Interrupt>,
+    ) -> PyResult<()> {
+        match slf.get().event_loop(slf.py()) {
+            Some(event_loop) => Ok(on_event(slf, &event_loop)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Deals with an exception that the transport's `callback` did not handle, as asyncio's handle of
+    /// that callback would: reports it, and the transport goes on. `event_loop` is the transport's,
+    /// which it has no reference to once the callback has closed it; `context` is that of the handle,
+    /// by default a copy of the current one.
     #[cold]
     fn callback_failed(
         slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
         callback: &str,
         context: Option<&Bound<'_, PyContext>>,
         error: PyErr,
-    ) -> PyResult<()> {
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
-        if must_propagate(py, &error) {
-            return Err(error);
-        }
-        let Some(event_loop) = slf.get().event_loop(py) else {
-            // The protocol closed the transport for good and raised then.
-            error.write_unraisable(py, Some(slf.as_any()));
-            return Ok(());
-        };
-        let callback = slf.as_any().getattr(callback)?;
-        let arguments = PyTuple::empty(py);
-        let (called, without) = (callback.clone().unbind(), arguments.clone().unbind());
-        let context = context.map(|context| context.clone().unbind());
-        let handle = Bound::new(py, Handle::new(&event_loop, called, without, context)?)?;
-        Handle::report(&handle, &callback, &arguments, error)
+        interrupt::contain(py, error, |error| {
+            let callback = slf.as_any().getattr(callback)?;
+            let arguments = PyTuple::empty(py);
+            let (called, without) = (callback.clone().unbind(), arguments.clone().unbind());
+            let context = context.map(|context| context.clone().unbind());
+            let handle = Bound::new(py, Handle::new(event_loop, called, without, context)?)?;
+            Handle::report(&handle, &callback, &arguments, error)
+        })
     }
 
     /// Tells the protocol to pause or to go on writing.
@@ -199,8 +217,10 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         };
         match protocol.call_method0(py, method) {
             Ok(_) => Ok(()),
-            Err(error) if must_propagate(py, &error) => Err(error),
-            Err(error) => Self::report(slf, &format!("protocol.{method}() failed"), error),
+            Err(error) => {
+                let error = interrupt::reportable(py, error)?;
+                Self::report(slf, &format!("protocol.{method}() failed"), error)
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What the transports of every kind share: where one lives, how its shard keeps it, and how events
 //! and calls from other threads find it.
 
+use crate::loop_::event_loop::EventLoop;
 use crate::py::initialized::Initialized;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::registration::{Direction, Event};
 use crate::shard::{Shard, Work};
 use crate::transport::datagram::{self, DatagramTransport};
@@ -35,48 +37,54 @@ impl Transport {
 
     /// Handles an event of the transport's descriptor. The reference is given up while attached, which
     /// `PyO3` then need not ask about.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_event(self, py: Python<'_>, direction: Direction) -> PyResult<()> {
+    pub(crate) fn on_event(
+        self,
+        event_loop: &Bound<'_, EventLoop>,
+        direction: Direction,
+    ) -> Result<(), Interrupt> {
+        let py = event_loop.py();
         match (self, direction) {
             (Self::Stream(transport), Direction::Read) => {
-                StreamTransport::on_readable(&transport.into_bound(py))
+                StreamTransport::on_readable(&transport.into_bound(py), event_loop)
             }
             (Self::Stream(transport), Direction::Write) => {
-                StreamTransport::on_writable(&transport.into_bound(py))
+                StreamTransport::on_writable(&transport.into_bound(py), event_loop)
             }
             (Self::Datagram(transport), Direction::Read) => {
-                DatagramTransport::on_readable(&transport.into_bound(py))
+                DatagramTransport::on_readable(&transport.into_bound(py), event_loop)
             }
             (Self::Datagram(transport), Direction::Write) => {
-                DatagramTransport::on_writable(&transport.into_bound(py))
+                DatagramTransport::on_writable(&transport.into_bound(py), event_loop)
             }
             (Self::ReadPipe(transport), Direction::Read) => {
-                ReadPipeTransport::on_readable(&transport.into_bound(py))
+                ReadPipeTransport::on_readable(&transport.into_bound(py), event_loop)
             }
             (Self::ReadPipe(transport), Direction::Write) => {
-                ReadPipeTransport::on_failure(&transport.into_bound(py))
+                ReadPipeTransport::on_failure(&transport.into_bound(py), event_loop)
             }
             (Self::WritePipe(transport), _) => {
-                WritePipeTransport::on_event(&transport.into_bound(py))
+                WritePipeTransport::on_event(&transport.into_bound(py), event_loop)
             }
         }
     }
 
     /// Called once `connection_made()` has run.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
-    pub(crate) fn start_reading(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn start_reading(&self, event_loop: &Bound<'_, EventLoop>) -> Result<(), Interrupt> {
+        let py = event_loop.py();
         match self {
             Self::Stream(transport) => {
                 StreamTransport::start_reading(transport.bind(py));
                 Ok(())
             }
-            Self::Datagram(transport) => DatagramTransport::start_reading(transport.bind(py)),
-            Self::ReadPipe(transport) => ReadPipeTransport::start_reading(transport.bind(py)),
-            Self::WritePipe(transport) => WritePipeTransport::start_watching(transport.bind(py)),
+            Self::Datagram(transport) => {
+                DatagramTransport::start_reading(transport.bind(py), event_loop)
+            }
+            Self::ReadPipe(transport) => {
+                ReadPipeTransport::start_reading(transport.bind(py), event_loop)
+            }
+            Self::WritePipe(transport) => {
+                WritePipeTransport::start_watching(transport.bind(py), event_loop)
+            }
         }
     }
 
@@ -105,22 +113,24 @@ pub(crate) enum Call {
 
 impl Call {
     /// Makes the call, on the transport's thread.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn run(self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn run(self, event_loop: &Bound<'_, EventLoop>) -> Result<(), Interrupt> {
+        let py = event_loop.py();
         match self {
-            Self::Stream(transport, call) => StreamTransport::run_remote(transport.bind(py), call),
+            Self::Stream(transport, call) => {
+                StreamTransport::run_remote(transport.bind(py), event_loop, call)
+            }
             Self::Datagram(transport, call) => {
-                DatagramTransport::run_remote(transport.bind(py), call)
+                DatagramTransport::run_remote(transport.bind(py), event_loop, call)
             }
             Self::ReadPipe(transport, call) => {
-                ReadPipeTransport::run_remote(transport.bind(py), call)
+                ReadPipeTransport::run_remote(transport.bind(py), event_loop, call)
             }
             Self::WritePipe(transport, call) => {
-                WritePipeTransport::run_remote(transport.bind(py), call)
+                WritePipeTransport::run_remote(transport.bind(py), event_loop, call)
             }
-            Self::Tls(protocol, call) => TlsProtocol::run_remote(protocol.bind(py), call),
+            Self::Tls(protocol, call) => {
+                TlsProtocol::run_remote(protocol.bind(py), event_loop, call)
+            }
         }
     }
 

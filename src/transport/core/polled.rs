@@ -3,6 +3,7 @@
 //!
 //! Called on a transport's home thread, without a lock.
 
+use crate::py::error::Finally;
 use crate::py::imports;
 use crate::transport::core::Endpoint;
 use pyo3::exceptions::PyOSError;
@@ -33,7 +34,7 @@ pub(crate) trait Polled: Endpoint {
     fn connection_lost(slf: &Bound<'_, Self>, error: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let called = Self::tell_connection_lost(slf, error);
         let released = Self::release(slf);
-        called.and(released)
+        called.finally(slf.py(), released)
     }
 
     /// Ends the transport at once, unless its end is scheduled already.

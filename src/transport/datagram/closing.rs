@@ -1,6 +1,7 @@
 //! The end of a transport, and what it has in common with that of other transports.
 
 use super::transport::DatagramTransport;
+use crate::py::error::Finally;
 use crate::transport::core::{Polled, Queueing, Transport, release_socket};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -51,8 +52,8 @@ impl Polled for DatagramTransport {
         drop(socket);
         Self::update_interest(slf);
         let sock = objects.sock.bind(py);
-        sock.call_method0(intern!(py, "close"))?;
-        release_socket(sock)
+        let closed = sock.call_method0(intern!(py, "close")).map(drop);
+        closed.finally(py, release_socket(sock))
     }
 }
 

@@ -232,12 +232,12 @@ impl DatagramTransport {
 
     /// The name under which a failing protocol is reported.
     fn _read_ready(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::on_readable(slf)
+        Self::handle_event(slf, Self::on_readable)
     }
 
     /// The name under which a failing protocol is reported.
     fn _sendto_ready(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::on_writable(slf)
+        Self::handle_event(slf, Self::on_writable)
     }
 
     /// Closes the socket without a word to the protocol.

@@ -3,8 +3,10 @@
 use super::addresses;
 use super::state::{ReadPath, Received};
 use super::transport::DatagramTransport;
+use crate::loop_::event_loop::EventLoop;
 use crate::py::error::{OrOsError, os_error};
 use crate::py::ffi;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::datagram::{Address, Receipt};
 use crate::runtime::registration::Direction;
 use crate::runtime::sys::datagrams::{BATCH, Buffers};
@@ -33,14 +35,12 @@ enum Next {
 
 impl DatagramTransport {
     /// Called once `connection_made()` has run.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
-    pub(crate) fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        match Self::add_reader(slf) {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
-        }
+    pub(crate) fn start_reading(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
+        Self::add_reader(slf)
+            .or_else(|error| Self::callback_failed(slf, event_loop, "_add_reader", None, error))
     }
 
     /// Starts to hand read events to the protocol.
@@ -61,20 +61,22 @@ impl DatagramTransport {
     }
 
     /// The socket has something to read, or may have, or something received waits to be delivered.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn on_readable(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
         let mut failed = false;
         for round in 0..BATCH {
             match Self::next(slf, round == 0) {
                 Next::Nothing => return Ok(()),
-                Next::Last(received, path) => return Self::deliver(slf, received, &path),
+                Next::Last(received, path) => {
+                    return Self::deliver(slf, event_loop, received, &path);
+                }
                 Next::Datagram(received, path) => {
                     failed = false;
                     let home = &slf.get().place.home;
                     let before = home.ready_count();
-                    let delivered = Self::deliver(slf, received, &path);
+                    let delivered = Self::deliver(slf, event_loop, received, &path);
                     // What the protocol has scheduled comes before the next datagram.
                     if delivered.is_err() || home.ready_count() > before {
                         Self::expect_more(slf);
@@ -82,7 +84,8 @@ impl DatagramTransport {
                     }
                 }
                 Next::Failure(error, context) => {
-                    let delivered = Self::deliver_failure(slf, &error, context.bind(slf.py()));
+                    let context = context.bind(slf.py());
+                    let delivered = Self::deliver_failure(slf, event_loop, &error, context);
                     if delivered.is_err() || failed {
                         Self::expect_more(slf);
                         return delivered;
@@ -154,16 +157,23 @@ impl DatagramTransport {
         })
     }
 
-    fn deliver(slf: &Bound<'_, Self>, received: Received, path: &ReadPath) -> PyResult<()> {
+    fn deliver(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        received: Received,
+        path: &ReadPath,
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
-        let sender = slf.get().sender_object(py, received.sender)?;
         let data = received.data.into_bound(py).into_any();
         let context = path.context.bind(py);
-        let called =
-            ffi::in_context(context, || path.datagram_received.call_with(&data, sender.bind(py)));
+        let called = slf.get().sender_object(py, received.sender).and_then(|sender| {
+            ffi::in_context(context, || path.datagram_received.call_with(&data, sender.bind(py)))
+        });
         match called {
             Ok(_) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
+            Err(error) => {
+                Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
+            }
         }
     }
 
@@ -183,15 +193,15 @@ impl DatagramTransport {
 
     fn deliver_failure(
         slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
         error: &io::Error,
         context: &Bound<'_, PyContext>,
-    ) -> PyResult<()> {
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
         let called = ffi::in_context(context, || Self::error_received(slf, os_error(py, error)));
-        match called {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
-        }
+        called.or_else(|error| {
+            Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
+        })
     }
 
     /// Tells the protocol of a failure that the transport survives.

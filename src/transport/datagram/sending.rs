@@ -3,8 +3,9 @@
 use super::addresses;
 use super::state::{DatagramState, Destination, Objects, Queued};
 use super::transport::{DatagramTransport, Remote};
-use crate::loop_::handle::must_propagate;
-use crate::py::error::os_error;
+use crate::loop_::event_loop::EventLoop;
+use crate::py::error::{Finally, os_error};
+use crate::py::interrupt::{self, Interrupt};
 use crate::py::{buffer, ffi};
 use crate::runtime::datagram::Address;
 use crate::runtime::registration::Direction;
@@ -201,9 +202,7 @@ impl DatagramTransport {
     }
 
     fn broken(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
-        if must_propagate(slf.py(), &error) {
-            return Err(error);
-        }
+        let error = interrupt::reportable(slf.py(), error)?;
         Self::fatal_error(slf, error, "Fatal write error on datagram transport")
     }
 
@@ -265,10 +264,10 @@ impl DatagramTransport {
     }
 
     /// The socket has room again, or has failed.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_writable(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn on_writable(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
         let context = {
             let state = slf.get().state.lock();
@@ -280,13 +279,14 @@ impl DatagramTransport {
             }
         };
         let Some(context) = context else {
-            return Self::await_room(slf);
+            return Self::await_room(slf).or_else(|error| {
+                Self::callback_failed(slf, event_loop, "_sendto_ready", None, error)
+            });
         };
         let context = context.bind(py);
-        match ffi::in_context(context, || Self::flush(slf)) {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_sendto_ready", Some(context), error),
-        }
+        ffi::in_context(context, || Self::flush(slf)).or_else(|error| {
+            Self::callback_failed(slf, event_loop, "_sendto_ready", Some(context), error)
+        })
     }
 
     /// Sends what is queued, and does what waits for the queue to be empty.
@@ -328,10 +328,15 @@ impl DatagramTransport {
             let buffered = state.queued;
             state.flow.shrunk(buffered)
         };
-        Self::await_room(slf)?;
-        Self::apply_flow_change(slf, change)?;
+        let awaited = Self::await_room(slf);
+        let told = awaited.finally(py, Self::apply_flow_change(slf, change));
         // resume_writing() may have queued more.
-        if this.with_queue(Lifecycle::drained) { Self::connection_lost(slf, None) } else { Ok(()) }
+        let ended = if this.with_queue(Lifecycle::drained) {
+            Self::connection_lost(slf, None)
+        } else {
+            Ok(())
+        };
+        told.finally(py, ended)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::state::DatagramState;
 use crate::loop_::event_loop::EventLoop;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::datagram::Family;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
 use parking_lot::Mutex;
@@ -47,14 +48,15 @@ impl DatagramTransport {
     }
 
     /// Runs a forwarded call.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+    pub(crate) fn run_remote(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        call: Remote,
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
         let called = match call {
             Remote::SendTo(data, address) => {
-                let data = data.into_pyobject(py)?;
+                let Ok(data) = data.into_pyobject(py);
                 Self::send_checked(slf, &data, address.as_ref().map(|address| address.bind(py)))
             }
             Remote::ReviewFlow => Self::review_flow_here(slf),
@@ -63,6 +65,6 @@ impl DatagramTransport {
             Remote::Close => Self::close_here(slf),
             Remote::Abort(error) => Self::force_close(slf, error),
         };
-        Self::settle_remote(slf, called)
+        Self::settle_remote(slf, event_loop, called)
     }
 }

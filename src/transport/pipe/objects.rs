@@ -1,7 +1,7 @@
 //! The Python objects of an open pipe transport.
 
 use crate::loop_::event_loop::EventLoop;
-use crate::py::error::OrOsError;
+use crate::py::error::{Finally, OrOsError};
 use crate::py::ffi;
 use crate::runtime::pipe::{self, Kind};
 use crate::transport::core::{Place, hold_socket, release_socket};
@@ -77,8 +77,8 @@ impl Objects {
     /// Closes the file.
     pub(super) fn close(self, py: Python<'_>) -> PyResult<()> {
         let pipe = self.pipe.bind(py);
-        pipe.call_method0(intern!(py, "close"))?;
-        release_socket(pipe)
+        let closed = pipe.call_method0(intern!(py, "close")).map(drop);
+        closed.finally(py, release_socket(pipe))
     }
 
     pub(super) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -4,6 +4,7 @@ use super::objects::Objects;
 use crate::loop_::event_loop::EventLoop;
 use crate::py::error::{OrOsError, os_error};
 use crate::py::ffi;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::pipe::{Kind, ReadEnd};
 use crate::runtime::registration::{Direction, Event};
 use crate::runtime::stream::Read;
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyContext, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rloop_core::lifecycle::Lifecycle;
 use std::io;
 use std::sync::Arc;
@@ -81,27 +82,26 @@ impl ReadPipeTransport {
     }
 
     /// Runs a forwarded call.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: ReadRemote) -> PyResult<()> {
+    pub(crate) fn run_remote(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        call: ReadRemote,
+    ) -> Result<(), Interrupt> {
         let called = match call {
             ReadRemote::Pause => Self::pause_here(slf),
             ReadRemote::Resume => Self::resume_here(slf),
             ReadRemote::Close => Self::force_close(slf, None),
         };
-        Self::settle_remote(slf, called)
+        Self::settle_remote(slf, event_loop, called)
     }
 
     /// Called once `connection_made()` has run.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
-    pub(crate) fn start_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        match Self::add_reader(slf) {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
-        }
+    pub(crate) fn start_reading(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
+        Self::add_reader(slf)
+            .or_else(|error| Self::callback_failed(slf, event_loop, "_add_reader", None, error))
     }
 
     /// Starts to hand read events to the protocol.
@@ -133,10 +133,10 @@ impl ReadPipeTransport {
     }
 
     /// The pipe has something to read, or may have.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn on_readable(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
         let context = {
             let state = slf.get().state.lock();
@@ -146,35 +146,37 @@ impl ReadPipeTransport {
             }
         };
         let context = context.bind(py);
-        match Self::read(slf) {
+        let outcome = Self::read(slf);
+        ffi::in_context(context, || Self::pass_on(slf, outcome)).or_else(|error| {
+            Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
+        })
+    }
+
+    /// Passes on what was read; the context is that of the transport.
+    fn pass_on(slf: &Bound<'_, Self>, outcome: Outcome<'_>) -> PyResult<()> {
+        match outcome {
             Outcome::Nothing => Ok(()),
             Outcome::Data { data, more, method } => {
                 slf.get().place.expect_event(more);
-                let called = ffi::in_context(context, || match method {
+                match method {
                     Some(method) => method.call(data.as_any()).map(|_| ()),
                     None => Self::call_protocol(slf, &data),
-                });
-                match called {
-                    Ok(()) => Ok(()),
-                    Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
                 }
             }
             Outcome::HangUpIsOver => Self::renew(slf),
-            Outcome::End => Self::end_in(slf, context),
-            Outcome::Failed(error) => {
-                let error = os_error(py, &error);
-                ffi::in_context(context, || Self::read_failed(slf, error))
-            }
+            Outcome::End => Self::on_end(slf),
+            Outcome::Failed(error) => Self::read_failed(slf, os_error(slf.py(), &error)),
         }
     }
 
     /// An error alone was reported, which reading finds out.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_failure(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::renew(slf)?;
-        Self::on_readable(slf)
+    pub(crate) fn on_failure(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
+        Self::renew(slf)
+            .or_else(|error| Self::callback_failed(slf, event_loop, "_read_ready", None, error))?;
+        Self::on_readable(slf, event_loop)
     }
 
     fn read<'py>(slf: &Bound<'py, Self>) -> Outcome<'py> {
@@ -222,22 +224,16 @@ impl ReadPipeTransport {
     }
 
     /// Every writer is gone.
-    fn end_in(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
+    fn on_end(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         Self::log(slf, "info", "%r was closed by peer")?;
         let (Some(event_loop), Some(protocol)) = (slf.get().event_loop(py), slf.get().protocol(py))
         else {
             return Ok(());
         };
-        let scheduled = ffi::in_context(context, || {
-            let eof_received = protocol.getattr(py, intern!(py, "eof_received"))?;
-            EventLoop::schedule(&event_loop, eof_received, PyTuple::empty(py).unbind(), None)?;
-            Self::force_close(slf, None)
-        });
-        match scheduled {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_read_ready", Some(context), error),
-        }
+        let eof_received = protocol.getattr(py, intern!(py, "eof_received"))?;
+        EventLoop::schedule(&event_loop, eof_received, PyTuple::empty(py).unbind(), None)?;
+        Self::force_close(slf, None)
     }
 
     fn read_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {

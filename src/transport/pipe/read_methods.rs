@@ -126,7 +126,7 @@ impl ReadPipeTransport {
 
     /// The name under which a failing protocol is reported.
     fn _read_ready(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::on_readable(slf)
+        Self::handle_event(slf, Self::on_readable)
     }
 
     /// Closes the pipe without a word to the protocol.

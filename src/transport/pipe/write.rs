@@ -7,6 +7,7 @@
 use super::objects::Objects;
 use crate::loop_::event_loop::EventLoop;
 use crate::py::error::{OrOsError, os_error};
+use crate::py::interrupt::Interrupt;
 use crate::py::{buffer, ffi, imports};
 use crate::runtime::pipe::{Kind, WriteEnd};
 use crate::runtime::registration::Direction;
@@ -69,10 +70,11 @@ impl WritePipeTransport {
     }
 
     /// Runs a forwarded call.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: WriteRemote) -> PyResult<()> {
+    pub(crate) fn run_remote(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        call: WriteRemote,
+    ) -> Result<(), Interrupt> {
         let called = match call {
             WriteRemote::Write(data) => {
                 Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
@@ -81,21 +83,19 @@ impl WritePipeTransport {
             WriteRemote::ReviewFlow => Self::review_flow_here(slf),
             WriteRemote::Abort => Self::force_close(slf, None),
         };
-        Self::settle_remote(slf, called)
+        Self::settle_remote(slf, event_loop, called)
     }
 
     /// Called once `connection_made()` has run.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the exception handler.
-    pub(crate) fn start_watching(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn start_watching(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
         if slf.get().kind == Kind::Device {
             return Ok(());
         }
-        match Self::add_reader(slf) {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_add_reader", None, error),
-        }
+        Self::add_reader(slf)
+            .or_else(|error| Self::callback_failed(slf, event_loop, "_add_reader", None, error))
     }
 
     /// Starts to watch for the end of the reader.

@@ -1,14 +1,15 @@
 //! What an end that is written is told by the kernel, and its end.
 
 use super::write::WritePipeTransport;
-use crate::py::error::{OrOsError, os_error};
+use crate::loop_::event_loop::EventLoop;
+use crate::py::error::{Finally, os_error};
 use crate::py::ffi;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::pipe::WriteEnd;
 use crate::runtime::stream;
 use crate::transport::core::{Endpoint, Polled, Queueing, Transport};
 use pyo3::exceptions::PyBrokenPipeError;
 use pyo3::prelude::*;
-use pyo3::types::PyContext;
 use rloop_core::flow::FlowChange;
 use rloop_core::lifecycle::Lifecycle;
 
@@ -23,10 +24,10 @@ enum Seen {
 
 impl WritePipeTransport {
     /// The pipe has room, or its reader is gone, or seemed to be.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_event(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn on_event(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
         let this = slf.get();
         let (context, outcome) = {
@@ -49,18 +50,20 @@ impl WritePipeTransport {
             });
             (objects.context.clone_ref(py), outcome)
         };
-        // What cannot be asked cannot be waited for.
-        let outcome = outcome.or_os_error(py);
         let context = context.bind(py);
-        match outcome {
-            Ok(Seen::Room) => Self::flush(slf, context),
-            Ok(Seen::End) => Self::abandoned(slf, context),
+        ffi::in_context(context, || match outcome {
+            Ok(Seen::Room) => Self::flush(slf),
+            Ok(Seen::End) => Self::abandoned(slf),
             Ok(Seen::Nothing) => {
-                ffi::in_context(context, || Self::renew(slf))?;
-                Self::flush(slf, context)
+                Self::renew(slf)?;
+                Self::flush(slf)
             }
-            Err(error) => ffi::in_context(context, || Self::write_failed(slf, error)),
-        }
+            // A pipe that cannot be polled cannot be waited for.
+            Err(error) => Self::write_failed(slf, os_error(py, &error)),
+        })
+        .or_else(|error| {
+            Self::callback_failed(slf, event_loop, "_write_ready", Some(context), error)
+        })
     }
 
     fn renew(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -77,16 +80,16 @@ impl WritePipeTransport {
     }
 
     /// The reader is gone.
-    fn abandoned(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
+    fn abandoned(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         Self::log(slf, "info", "%r was closed by peer")?;
         let is_queued = !slf.get().state.lock().queue.is_empty();
         let error = is_queued.then(|| PyBrokenPipeError::new_err(()).into_value(py).into_any());
-        ffi::in_context(context, || Self::force_close(slf, error))
+        Self::force_close(slf, error)
     }
 
     /// Sends what is queued, and does what waits for the queue to be empty.
-    fn flush(slf: &Bound<'_, Self>, context: &Bound<'_, PyContext>) -> PyResult<()> {
+    fn flush(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
         let mut used = Vec::new();
         let (flushed, change) = {
@@ -102,28 +105,18 @@ impl WritePipeTransport {
             (flushed, state.flow.shrunk(state.queue.len()))
         };
         drop(used);
-        let mut outcome = Ok(());
-        ffi::in_context(context, || {
-            outcome = Self::flushed(slf, flushed.map_err(|error| os_error(py, &error)), change);
-            Ok(())
-        })?;
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(error) => Self::callback_failed(slf, "_write_ready", Some(context), error),
-        }
-    }
-
-    fn flushed(slf: &Bound<'_, Self>, flushed: PyResult<()>, change: FlowChange) -> PyResult<()> {
         if let Err(error) = flushed {
-            return Self::write_failed(slf, error);
+            return Self::write_failed(slf, os_error(py, &error));
         }
-        Self::await_room(slf)?;
-        Self::apply_flow_change(slf, change)?;
+        let awaited = Self::await_room(slf);
+        let told = awaited.finally(py, Self::apply_flow_change(slf, change));
         // resume_writing() may have queued more.
-        if slf.get().with_queue(Lifecycle::drained) {
-            return Self::connection_lost(slf, None);
-        }
-        Ok(())
+        let ended = if slf.get().with_queue(Lifecycle::drained) {
+            Self::connection_lost(slf, None)
+        } else {
+            Ok(())
+        };
+        told.finally(py, ended)
     }
 
     pub(super) fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {

@@ -177,7 +177,7 @@ impl WritePipeTransport {
 
     /// The name under which a failing protocol is reported.
     fn _write_ready(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Self::on_event(slf)
+        Self::handle_event(slf, Self::on_event)
     }
 
     /// Closes the pipe without a word to the protocol.

@@ -1,6 +1,7 @@
 //! The end of a connection, and what it has in common with that of other transports.
 
 use super::transport::StreamTransport;
+use crate::py::error::Finally;
 use crate::transport::core::{Polled, Queueing, Transport, release_socket};
 use pyo3::exceptions::PyConnectionError;
 use pyo3::intern;
@@ -45,7 +46,8 @@ impl Polled for StreamTransport {
         drop(socket);
         Self::update_interest(slf);
         let sock = objects.sock.bind(py);
-        let closed = sock.call_method0(intern!(py, "close")).and_then(|_| release_socket(sock));
+        let closed = sock.call_method0(intern!(py, "close")).map(drop);
+        let released = release_socket(sock);
         let detached = match &objects.server {
             Some(server) if cfg!(Py_3_13) => {
                 server.call_method1(py, intern!(py, "_detach"), (slf,)).map(|_| ())
@@ -53,11 +55,11 @@ impl Polled for StreamTransport {
             Some(server) => server.call_method0(py, intern!(py, "_detach")).map(|_| ()),
             None => Ok(()),
         };
-        if let Some(waiter) = waiter {
+        let told = waiter.map_or(Ok(()), |waiter| {
             let error = PyConnectionError::new_err("Connection is closed by peer");
-            waiter.call_method1(py, intern!(py, "set_exception"), (error,))?;
-        }
-        closed.and(detached)
+            waiter.call_method1(py, intern!(py, "set_exception"), (error,)).map(drop)
+        });
+        closed.finally(py, released).finally(py, detached).finally(py, told)
     }
 
     fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {

@@ -283,7 +283,20 @@ impl StreamTransport {
 
     /// Closes the socket without a word to the protocol.
     fn _release(slf: &Bound<'_, Self>) -> PyResult<()> {
+        // As in asyncio, `sendfile()` on a transport that nobody refers to is not told.
+        let waiter = slf.get().state.lock().empty_waiter.take();
+        drop(waiter);
         Self::release(slf)
+    }
+
+    /// The name under which an exception of a read event is reported.
+    fn _read_ready(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::handle_event(slf, Self::on_readable)
+    }
+
+    /// The name under which an exception of a write event is reported.
+    fn _write_ready(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::handle_event(slf, Self::on_writable)
     }
 
     /// A future that is done once the queue is empty, for `loop.sendfile()`.

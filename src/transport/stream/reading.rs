@@ -2,9 +2,11 @@
 
 use super::state::{ReadPath, Receiver};
 use super::transport::StreamTransport;
+use crate::loop_::event_loop::EventLoop;
 use crate::py::buffer::TARGET_OF_RECV_INTO;
 use crate::py::error::{OrOsError, os_error};
 use crate::py::ffi;
+use crate::py::interrupt::Interrupt;
 use crate::runtime::registration::{Direction, Event};
 use crate::runtime::stream::Read;
 use crate::transport::core::{Endpoint, PacketMethod, Polled, Queueing, with_read_buffer};
@@ -45,10 +47,10 @@ impl StreamTransport {
     }
 
     /// The socket has something to read, or may have.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_readable(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn on_readable(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
         let state = slf.get().state.lock();
         let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active()) else {
@@ -57,7 +59,10 @@ impl StreamTransport {
         let path = objects.read_path.clone();
         if matches!(path.receiver, Receiver::Buffered { .. }) {
             drop(state);
-            return ffi::in_context(path.context.bind(py), || Self::receive_into(slf, &path));
+            let context = path.context.bind(py);
+            return ffi::in_context(context, || Self::receive_into(slf, &path)).or_else(|error| {
+                Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
+            });
         }
         let received = with_read_buffer(|buffer| {
             let (len, more) = match state.read(buffer) {
@@ -76,8 +81,12 @@ impl StreamTransport {
             Some(Received::Data(PyBytes::new(py, &buffer[..len]), more))
         });
         // Not the calls alone: who is told later of what ends here is told in this context, too.
-        received.map_or(Ok(()), |received| {
-            ffi::in_context(path.context.bind(py), || Self::pass_on(slf, received, &path))
+        let Some(received) = received else {
+            return Ok(());
+        };
+        let context = path.context.bind(py);
+        ffi::in_context(context, || Self::pass_on(slf, received, &path)).or_else(|error| {
+            Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
         })
     }
 

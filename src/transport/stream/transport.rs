@@ -2,8 +2,8 @@
 
 use super::state::StreamState;
 use crate::loop_::event_loop::EventLoop;
-use crate::loop_::handle::must_propagate;
 use crate::py::ffi;
+use crate::py::interrupt::{self, Interrupt};
 use crate::shard::Shard;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
 use parking_lot::Mutex;
@@ -63,11 +63,12 @@ impl StreamTransport {
         slf.get().place.forward(|| Ok(Call::Stream(slf.clone().unbind(), call()?)))
     }
 
-    /// Runs a forwarded call. What it raises has no caller left to reach, so it is reported.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+    /// Runs a forwarded call.
+    pub(crate) fn run_remote(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        call: Remote,
+    ) -> Result<(), Interrupt> {
         let called = match call {
             Remote::Write(data) => {
                 Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
@@ -83,22 +84,18 @@ impl StreamTransport {
             Remote::Close => Self::close_here(slf),
             Remote::Abort(error) => Self::force_close(slf, error),
         };
-        Self::settle_remote(slf, called)
+        Self::settle_remote(slf, event_loop, called)
     }
 
-    /// Deals with a protocol method that raised: reports it and ends the connection.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt`, which leave the loop.
+    /// Deals with a protocol method that raised: reports it and ends the connection, unless it is an
+    /// interrupt.
     #[cold]
     pub(super) fn protocol_failed(
         slf: &Bound<'_, Self>,
         error: PyErr,
         method: &str,
     ) -> PyResult<()> {
-        if must_propagate(slf.py(), &error) {
-            return Err(error);
-        }
+        let error = interrupt::reportable(slf.py(), error)?;
         Self::fatal_error(slf, error, &format!("Fatal error: protocol.{method}() call failed."))
     }
 }

@@ -2,7 +2,9 @@
 
 use super::state::Objects;
 use super::transport::{Remote, StreamTransport};
-use crate::py::error::{OrOsError, os_error};
+use crate::loop_::event_loop::EventLoop;
+use crate::py::error::{Finally, OrOsError, os_error};
+use crate::py::interrupt::Interrupt;
 use crate::py::{buffer, ffi};
 use crate::runtime::stream::Flushed;
 use crate::transport::core::{Endpoint, Polled, Queueing, warn_about_lost_write};
@@ -160,15 +162,15 @@ impl StreamTransport {
         if let Err(error) = flushed {
             return Self::write_failed(slf, os_error(py, &error));
         }
-        Self::apply_flow_change(slf, change)?;
-        Self::finish_if_empty(slf)
+        let told = Self::apply_flow_change(slf, change);
+        told.finally(py, Self::finish_if_empty(slf))
     }
 
     /// The socket has room again.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the protocol.
-    pub(crate) fn on_writable(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub(crate) fn on_writable(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+    ) -> Result<(), Interrupt> {
         let py = slf.py();
         let context = {
             let state = slf.get().state.lock();
@@ -180,12 +182,10 @@ impl StreamTransport {
                 _ => return Ok(()),
             }
         };
-        let mut outcome = Ok(());
-        ffi::in_context(context.bind(py), || {
-            outcome = Self::flush(slf);
-            Ok(())
-        })?;
-        outcome
+        let context = context.bind(py);
+        ffi::in_context(context, || Self::flush(slf)).or_else(|error| {
+            Self::callback_failed(slf, event_loop, "_write_ready", Some(context), error)
+        })
     }
 
     /// Sends what is queued, and does what waits for the queue to be empty.
@@ -203,8 +203,8 @@ impl StreamTransport {
         if let Err(error) = flushed {
             return Self::write_failed(slf, os_error(py, &error));
         }
-        Self::apply_flow_change(slf, change)?;
-        Self::finish_if_empty(slf)
+        let told = Self::apply_flow_change(slf, change);
+        told.finally(py, Self::finish_if_empty(slf))
     }
 
     /// Does what waits for the queue to be empty. The call before may have queued more.
@@ -217,16 +217,18 @@ impl StreamTransport {
             }
             state.empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py))
         };
-        if let Some(waiter) = waiter {
-            waiter.call_method1(py, intern!(py, "set_result"), (py.None(),))?;
-        }
-        if slf.get().with_queue(Lifecycle::drained) {
-            return Self::connection_lost(slf, None);
-        }
-        if slf.get().state.lock().eof_written {
-            return slf.get().shutdown_write(py);
-        }
-        Ok(())
+        // The waiter of a cancelled sendfile() refuses the result.
+        let told = waiter.map_or(Ok(()), |waiter| {
+            waiter.call_method1(py, intern!(py, "set_result"), (py.None(),)).map(drop)
+        });
+        let ended = if slf.get().with_queue(Lifecycle::drained) {
+            Self::connection_lost(slf, None)
+        } else if slf.get().state.lock().eof_written {
+            slf.get().shutdown_write(py)
+        } else {
+            Ok(())
+        };
+        told.finally(py, ended)
     }
 
     pub(super) fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
@@ -234,11 +236,11 @@ impl StreamTransport {
         let waiter =
             slf.get().state.lock().empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py));
         let exception = error.clone_ref(py);
-        Self::fatal_error(slf, error, "Fatal write error on socket transport")?;
-        if let Some(waiter) = waiter {
-            waiter.call_method1(py, intern!(py, "set_exception"), (exception,))?;
-        }
-        Ok(())
+        let ended = Self::fatal_error(slf, error, "Fatal write error on socket transport");
+        let told = waiter.map_or(Ok(()), |waiter| {
+            waiter.call_method1(py, intern!(py, "set_exception"), (exception,)).map(drop)
+        });
+        ended.finally(py, told)
     }
 
     pub(super) fn write_eof_here(&self, py: Python<'_>) -> PyResult<()> {

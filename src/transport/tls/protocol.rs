@@ -5,6 +5,7 @@ use super::lower::Lower;
 use super::state::{Application, Links, TlsState, Told};
 use super::transport::TlsTransport;
 use crate::loop_::event_loop::EventLoop;
+use crate::py::interrupt::Interrupt;
 use crate::py::{ffi, imports};
 use crate::shard::{Shard, Work};
 use crate::transport::core::{Call, Endpoint};
@@ -137,13 +138,14 @@ impl TlsProtocol {
         }
     }
 
-    /// Runs a forwarded call. What it raises has no caller left to reach, so it is reported.
-    ///
-    /// # Errors
-    /// `SystemExit` and `KeyboardInterrupt` of the application.
-    pub(crate) fn run_remote(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+    /// Runs a forwarded call.
+    pub(crate) fn run_remote(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        call: Remote,
+    ) -> Result<(), Interrupt> {
         let called = Self::run(slf, call);
-        Self::settle_remote(slf, called)
+        Self::settle_remote(slf, event_loop, called)
     }
 
     fn lower_object(&self, py: Python<'_>) -> Option<Py<PyAny>> {

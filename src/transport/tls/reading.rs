@@ -3,8 +3,7 @@
 use super::engine::{Batch, End, Filled};
 use super::protocol::{Remote, TlsProtocol};
 use super::state::{Phase, READ_HIGH, Told};
-use crate::loop_::handle::must_propagate;
-use crate::py::imports;
+use crate::py::{imports, interrupt};
 use crate::transport::core::checked_limits_from;
 use crate::transport::stream::Receiver;
 use pyo3::exceptions::{PyException, PyRuntimeError};
@@ -170,8 +169,10 @@ impl TlsProtocol {
                 imports::logger(py)?.call_method1("warning", (message,))?;
                 Ok(())
             }
-            Err(error) if must_propagate(py, &error) => Err(error),
-            Err(error) => Self::fatal_error(slf, error, "Error calling eof_received()"),
+            Err(error) => {
+                let error = interrupt::reportable(py, error)?;
+                Self::fatal_error(slf, error, "Error calling eof_received()")
+            }
         }
     }
 

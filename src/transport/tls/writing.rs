@@ -5,6 +5,7 @@ use super::lower::Lower;
 use super::protocol::{Remote, TlsProtocol};
 use super::state::{LARGEST_JOINED, LARGEST_PIECE, Phase, Piece, WRITE_HIGH};
 use crate::py::imports;
+use crate::py::interrupt::{self, Interrupt};
 use crate::transport::core::{Endpoint, checked_limits_from};
 use crate::transport::stream::StreamTransport;
 use pyo3::prelude::*;
@@ -88,6 +89,15 @@ impl TlsProtocol {
     pub(crate) fn send_gathered(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().state.lock().writing.is_gathering = false;
         Self::send_waiting(slf)
+    }
+
+    /// Deals with an exception of [`TlsProtocol::send_gathered`]. The `write()` that it would have reached
+    /// has returned, so it ends the connection.
+    #[cold]
+    pub(crate) fn sending_failed(slf: &Bound<'_, Self>, error: PyErr) -> Result<(), Interrupt> {
+        interrupt::contain(slf.py(), error, |error| {
+            Self::fatal_error(slf, error, "Fatal error on SSL protocol")
+        })
     }
 
     /// Sends the gathered writes before an operation that shows or decides whether they were sent.
