@@ -184,6 +184,26 @@ def conformance(session: nox.Session) -> None:
             run_in(session, "tests", "python", "conformance/run.py", "--threads=2")
 
 
+@nox.session(python=FREE_THREADED, requires=["wheel-{python}"])
+def chaos(session: nox.Session) -> None:
+    """Run random sequences of loop operations with injected failures.
+
+    The argument is how many sequences each kind of run gets, by default 100000. Failing system
+    calls are injected by strace, where that is installed, into a tenth as many.
+    """
+    check_interpreter(session)
+    install(session, "tests")
+    install_wheel(session)
+    count = int(session.posargs[0]) if session.posargs else 100_000
+    kinds = [[f"--threads={threads}", f"--sequences={count}"] for threads in (1, 2)]
+    if shutil.which("strace"):
+        kinds += [
+            [f"--threads={threads}", f"--sequences={count // 10}", "--inject"] for threads in (1, 2)
+        ]
+    for options in kinds:
+        run_in(session, "tests", "python", "chaos/run.py", *options)
+
+
 @nox.session(python=False)
 def rust(session: nox.Session) -> None:
     """Run the Rust tests of everything that needs no Python, then the loom models."""
