@@ -20,6 +20,7 @@ import pytest
 from support.peers import LOOPBACK, receive_exactly, receive_until_eof, stream_pair
 from support.pipes import open_pipe
 from support.protocols import (
+    HAS_OWN_CONTEXT,
     Journal,
     RecordingBufferedProtocol,
     RecordingDatagramProtocol,
@@ -34,9 +35,6 @@ Loop = asyncio.AbstractEventLoop
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 MUCH = bytes(8 << 20)
-
-#: Whether a stream has one context for all its callbacks.
-HAS_OWN_CONTEXT = sys.version_info >= (3, 15)
 
 
 class Noting(Journal):

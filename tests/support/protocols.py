@@ -5,6 +5,7 @@ The user's side of a transport in the contract tests. ``calls`` is the exact seq
 """
 
 import asyncio
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from rloop.sync import Event
 from support.threads import PEER_TIMEOUT
 
 Call = tuple[str, Any]
+
+#: Whether a stream transport has one context for all its callbacks.
+HAS_OWN_CONTEXT = sys.version_info >= (3, 15)
 
 
 class Journal:
