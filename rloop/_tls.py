@@ -144,6 +144,9 @@ async def start_tls(
         transport.close()
         for handle in scheduled:
             handle.cancel()
+        # The waiter refers to the exception, and that to this frame: a cycle that would keep the
+        # transport and the socket until the next collection.
+        del waiter
         raise
     secured_transport: asyncio.Transport | None = secured._app_transport
     return secured_transport

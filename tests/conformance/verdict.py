@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from conformance.protocol import Outcome
 from conformance.supervisor import ModuleRun
 
-VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.14t")
+VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.14t", "3.15", "3.15t")
 
 
 @dataclass(frozen=True)

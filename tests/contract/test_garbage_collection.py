@@ -1,16 +1,21 @@
 """Garbage collection: what a loop holds is visible to the collector and freed in cycles."""
 
 import asyncio
+import contextlib
 import gc
 import socket
+import ssl
+import sys
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
 from support.loops import LoopFactory, factory_of
 from support.peers import stream_pair
 from support.protocols import RecordingProtocol
-from support.threads import eventually, turns
+from support.threads import eventually, in_thread, turns
+from support.tls import Authority, wrap_server
 
 Loop = asyncio.AbstractEventLoop
 
@@ -143,3 +148,56 @@ async def test_a_collection_while_a_connection_is_made_does_no_harm(loop: Loop) 
             peer.close()
     finally:
         gc.set_threshold(*thresholds)
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Free objects by their reference counts alone."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("way", ["create_connection", "start_tls"])
+async def test_a_failed_handshake_leaves_no_cycle(
+    loop: Loop, loop_name: str, authority: Authority, way: str
+) -> None:
+    if loop_name == "asyncio" and sys.version_info < (3, 15):
+        pytest.skip("asyncio's own frame and waiter are in a cycle (cpython#159049)")
+    watched: list[weakref.ref[object]] = []
+
+    class Forgetful(asyncio.Protocol):
+        """Keeps no transport."""
+
+    def factory() -> Forgetful:
+        protocol = Forgetful()
+        watched.append(weakref.ref(protocol))
+        return protocol
+
+    async def connect(ours: socket.socket) -> None:
+        if way == "create_connection":
+            await loop.create_connection(factory, sock=ours, ssl=stranger, server_hostname="")
+            return
+        transport, protocol = await loop.create_connection(factory, sock=ours)
+        watched.append(weakref.ref(transport))
+        await loop.start_tls(transport, protocol, stranger, server_hostname="")
+
+    def answer(peer: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            wrap_server(authority.server_context(), peer).close()
+
+    stranger = Authority().serving(authority.engine).client_context()
+    stranger.check_hostname = False
+    ours, peer = stream_pair("tcp")
+    with peer:
+        answering = in_thread(answer, peer)
+        with without_collector():
+            with contextlib.suppress(ssl.SSLCertVerificationError):
+                await connect(ours)
+            await answering
+            await turns(2)
+            assert watched
+            assert [reference() for reference in watched] == [None] * len(watched)

@@ -39,6 +39,11 @@ class Authority:
         other._engine = engine
         return other
 
+    @property
+    def engine(self) -> str:
+        """The name of the engine that :meth:`serving` takes."""
+        return self._engine
+
     def _context(self, protocol: int) -> ssl.SSLContext:
         kind = tls.Context if self._engine == "rustls" else ssl.SSLContext
         return kind(protocol)

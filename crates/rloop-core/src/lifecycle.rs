@@ -40,6 +40,12 @@ impl Lifecycle {
         !self.closing && !self.paused
     }
 
+    /// True between `pause_reading()` and `resume_reading()`.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// `pause_reading()` was called; true if that changes something.
     #[must_use]
     pub fn pause(&mut self) -> bool {

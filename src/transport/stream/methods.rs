@@ -381,6 +381,11 @@ impl StreamTransport {
     }
 
     #[getter]
+    fn _paused(&self) -> bool {
+        self.state.lock().life.is_paused()
+    }
+
+    #[getter]
     fn _protocol_paused(&self) -> bool {
         self.state.lock().flow.is_paused()
     }

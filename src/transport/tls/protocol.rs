@@ -326,6 +326,11 @@ impl TlsProtocol {
     }
 
     #[getter]
+    fn _app_reading_paused(&self) -> bool {
+        self.state.lock().reading.paused
+    }
+
+    #[getter]
     fn _app_transport(&self, py: Python<'_>) -> Option<Py<TlsTransport>> {
         let state = self.state.lock();
         state.links.transport.as_ref().map(|transport| transport.clone_ref(py))
