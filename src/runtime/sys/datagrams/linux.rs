@@ -5,7 +5,7 @@
 
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
+use std::{mem, ptr};
 
 /// How many datagrams one call receives at most.
 pub(crate) const BATCH: usize = 16;
@@ -42,17 +42,13 @@ impl Buffers {
         let headers = vectors
             .iter_mut()
             .zip(&mut names)
-            .map(|(vector, name)| libc::mmsghdr {
-                msg_hdr: libc::msghdr {
-                    msg_name: name.as_mut_ptr().cast(),
-                    msg_namelen: name_capacity(),
-                    msg_iov: ptr::from_mut(vector),
-                    msg_iovlen: 1,
-                    msg_control: ptr::null_mut(),
-                    msg_controllen: 0,
-                    msg_flags: 0,
-                },
-                msg_len: 0,
+            .map(|(vector, name)| {
+                let mut header = empty_header();
+                header.msg_hdr.msg_name = name.as_mut_ptr().cast();
+                header.msg_hdr.msg_namelen = name_capacity();
+                header.msg_hdr.msg_iov = ptr::from_mut(vector);
+                header.msg_hdr.msg_iovlen = 1;
+                header
             })
             .collect();
         Self { bytes, names, vectors, headers, received: 0 }
@@ -103,6 +99,13 @@ impl Buffers {
         let start = index * MAX_SIZE;
         (&self.bytes[start..start + length], &self.names[index][..name_length])
     }
+}
+
+/// A header for no memory. Zeroed as a whole, because musl's has private padding, which the kernel
+/// reads as the upper halves of lengths.
+fn empty_header() -> libc::mmsghdr {
+    // SAFETY: the type has integers and raw pointers only; all zero bytes are a value of each.
+    unsafe { mem::zeroed() }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
