@@ -9,8 +9,9 @@
 
 Called by developers, by .ci/run and by the workflows. What must hold:
 
-- A session runs on the interpreter it names, or not at all: version and build are checked, and a
-  missing interpreter is an error if it was asked for or CI is set, and a skip otherwise.
+- A session runs on the interpreter it names, or not at all: version and build are checked. A
+  missing interpreter is an error if it was asked for, and where CI is set, if it is in `REQUIRED`.
+  Otherwise it is skipped and named.
 - What is tested, measured and checked is the installed wheel of the ``wheel`` session. It is built
   once per interpreter and state of the sources, with the profile that is released.
 - Every session's Python packages come from ci/requirements/, hashes included.
@@ -25,6 +26,7 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -71,25 +73,36 @@ FREE_THREADED = ([tag for tag in FOUND if tag.endswith("t")] or ["3.14t"])[-1]
 MEASURED = FREE_THREADED if {"shards", "--threads"} & set(sys.argv) else PREFERRED
 """What is measured on: threads need an interpreter without the GIL."""
 
+WORKFLOWS_ONLY = {"3.15t"}
+"""The interpreters that only the workflows must have: elsewhere there may be no build to be had."""
+
+REQUIRED = {tag for tag in MATRIX if tag not in WORKFLOWS_ONLY or "GITHUB_ACTIONS" in os.environ}
+"""The interpreters that must exist where CI is set."""
+
 OPTIONS = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
-MUST_EXIST = "CI" in os.environ or any(
+IS_ASKED_FOR = any(
     re.search(r"^(-[pP]|--(force-)?pythons?)\b|-3\.\d+t?$", option) for option in OPTIONS
 )
-"""Whether a missing interpreter is an error: where all are expected, or one is asked for."""
+"""Whether the command line names interpreters: then a missing one is an error."""
 
 os.environ["PATH"] = os.pathsep.join([INTERPRETERS["path"], os.environ["PATH"]])
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.download_python = "never" if FOUND == MATRIX else "auto"
+nox.options.download_python = "never" if REQUIRED.issubset(FOUND) else "auto"
 nox.options.error_on_external_run = True
-nox.options.error_on_missing_interpreters = MUST_EXIST
+nox.options.error_on_missing_interpreters = IS_ASKED_FOR or (
+    "CI" in os.environ and not REQUIRED.issubset(FOUND)
+)
 nox.options.sessions = ["lint", "rust", "tests"]
 
 
 @nox.session(python=MATRIX)
 def wheel(session: nox.Session) -> None:
-    """Build the wheel of one interpreter, and put it and all that belongs to it into dist/."""
+    """Build the wheels of one interpreter, and put them and all that belongs to them into dist/.
+
+    On Linux, one for glibc, and one for musl if rustc has that target.
+    """
     check_interpreter(session)
     check_rust(session)
     install(session, "build")
@@ -98,16 +111,18 @@ def wheel(session: nox.Session) -> None:
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         interpreter = f"--interpreter={base_interpreter(session)}"
-        session.run("python", "ci/build.py", "wheel", interpreter, f"--out={unfinished}")
+        for library in c_libraries():
+            out = (f"--libc={library}", f"--out={unfinished}")
+            session.run("python", "ci/build.py", "wheel", interpreter, *out)
         if wheel_folder(session) != folder:
             session.error("the sources changed while the wheel was built: start again")
         unfinished.rename(folder)
-    session.run("python", "ci/distribution.py", str(built_wheel(session)))
+    session.run("python", "ci/distribution.py", *map(str, built_wheels(session)))
 
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])
 def reproduce(session: nox.Session) -> None:
-    """Build sdist and wheel once more, from a clone and in another environment, and compare."""
+    """Build sdist and wheels once more, from a clone and in another environment, and compare."""
     check_interpreter(session)
     check_rust(session)
     install(session, "build")
@@ -116,7 +131,7 @@ def reproduce(session: nox.Session) -> None:
         "ci/reproduce.py",
         f"--interpreter={base_interpreter(session)}",
         f"--sdist=dist/{sdist_name(session)}",
-        f"--wheel=dist/{built_wheel(session).name}",
+        *(f"--wheel=dist/{wheel.name}" for wheel in built_wheels(session)),
     )
 
 
@@ -358,7 +373,7 @@ def check_interpreter(session: nox.Session) -> None:
     )
     if actual != session.python:
         message = f"Python interpreter {session.python} not found: what answers to it is {actual}"
-        if MUST_EXIST:
+        if IS_ASKED_FOR or ("CI" in os.environ and session.python in REQUIRED):
             session.error(message)
         session.skip(message)
 
@@ -421,12 +436,28 @@ def check_refused(session: nox.Session) -> None:
     session.log(message)
 
 
-def built_wheel(session: nox.Session) -> Path:
-    """Return the wheel that the ``wheel`` session built for the interpreter."""
-    package = next(wheel_folder(session).glob("*.whl"), None)
-    if package is None:
+def built_wheels(session: nox.Session) -> list[Path]:
+    """Return the wheels that the ``wheel`` session built for the interpreter."""
+    wheels = sorted(wheel_folder(session).glob("*.whl"))
+    if not wheels:
         session.error("the sources changed since the wheel was built: start again")
-    return package
+    return wheels
+
+
+def built_wheel(session: nox.Session) -> Path:
+    """Return the wheel that the interpreter itself can install."""
+    (wheel,) = (wheel for wheel in built_wheels(session) if "-musllinux_" not in wheel.name)
+    return wheel
+
+
+def c_libraries() -> list[str]:
+    """Return the C libraries, in the notation of ci/build.py, that there is a wheel for."""
+    if sys.platform != "linux":
+        return ["system"]
+    target = f"{platform.machine()}-unknown-linux-musl"
+    libdir = ["rustc", "--print=target-libdir", f"--target={target}"]
+    answer = subprocess.run(libdir, capture_output=True, text=True, check=False).stdout.strip()
+    return ["gnu", "musl"] if answer and Path(answer).is_dir() else ["gnu"]
 
 
 def sdist_name(session: nox.Session) -> str:
@@ -439,6 +470,7 @@ def wheel_folder(session: nox.Session) -> Path:
     """Return the folder of the wheel that belongs to the interpreter and the present sources."""
     digest = hashlib.sha256()
     digest.update(rustc_version().encode())
+    digest.update(repr(c_libraries()).encode())
     digest.update(python_output(session, "import sys; print(sys.version)").encode())
     digest.update((REQUIREMENTS / "build.txt").read_bytes())
     for name in WHEEL_SOURCES:

@@ -9,8 +9,8 @@ library and brings its own C compiler, so that neither the C library nor the com
 leaves a trace. What would leave one is taken away: the time, the folders of the sources, of cargo
 and of the build, and variables that change how things are compiled.
 
-Usage: python ci/build.py sdist --out FOLDER [--source FOLDER]
-       python ci/build.py wheel --interpreter PATH --out FOLDER [--source FOLDER]
+Usage: python ci/build.py sdist --out FOLDER
+       python ci/build.py wheel --interpreter PATH --libc gnu|musl|system --out FOLDER
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE_DATE_EPOCH = "315532800"
 """The time that is written into archives: 1980, the earliest that zip knows, as maturin's own."""
 
-COMPATIBILITY = "manylinux2014"
-GLIBC = "2.17"
-"""The oldest C library that wheels for Linux run on: also the oldest that Rust runs on."""
+MANYLINUX, GLIBC = "manylinux2014", "2.17"
+"""The oldest glibc that wheels for Linux run on: also the oldest that Rust runs on."""
+MUSLLINUX = "musllinux_1_2"
+"""The oldest musl that wheels for it run on: also the oldest that Rust runs on."""
 MACOS = "11.0"
 """The oldest macOS that wheels for it run on: also the oldest on Apple silicon."""
 
@@ -52,14 +53,17 @@ def build_environment(source: Path, inherited: Mapping[str, str]) -> dict[str, s
     kept = {name: value for name, value in inherited.items() if not DISTURBING.fullmatch(name)}
     cargo_home = Path(kept.get("CARGO_HOME") or Path.home() / ".cargo")
     target = Path(kept.get("CARGO_TARGET_DIR") or source / "target")
-    # The last that fits is taken, and the target folder may lie within the sources.
+    # Frame pointers (PEP 831), for profilers. Of the prefixes, the last that fits is taken, and the
+    # target folder may lie within the sources.
     flags = [
+        "-Cforce-frame-pointers=yes",
         f"--remap-path-prefix={cargo_home / 'registry' / 'src'}=/cargo",
         f"--remap-path-prefix={source}=/source",
         f"--remap-path-prefix={target}=/target",
     ]
     return kept | {
         "CARGO_ENCODED_RUSTFLAGS": "\x1f".join(flags),
+        "CFLAGS": "-fno-omit-frame-pointer",
         "CARGO_TARGET_DIR": str(target),
         "MACOSX_DEPLOYMENT_TARGET": MACOS,
         "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,
@@ -90,14 +94,27 @@ def command(arguments: argparse.Namespace) -> list[str]:
     if arguments.what == "sdist":
         return ["maturin", "sdist", out]
     build = ["maturin", "build", "--release", "--locked", out]
+    if arguments.libc == "musl":
+        # For another target maturin wants the interpreter's name, and knows the rest. zig's static
+        # unwinder does no harm here: musl ends threads without unwinding (see unwinder.py).
+        target = f"--target={platform.machine()}-unknown-linux-musl"
+        name = f"--interpreter=python{tag(arguments.interpreter)}"
+        return [*build, target, name, "--zig", f"--compatibility={MUSLLINUX}"]
     build.append(f"--interpreter={arguments.interpreter}")
-    if sys.platform != "linux":
+    if arguments.libc == "system":
         return build
     target = f"{platform.machine()}-linux-gnu.{GLIBC}"
     compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target]
     library = make_stand_in(arguments.source.resolve() / UNWINDER, compiler)
     link = f"link-arg={UNWINDER / library.name}"
-    return [*build, "--zig", f"--compatibility={COMPATIBILITY}", "--", "-C", link]
+    return [*build, "--zig", f"--compatibility={MANYLINUX}", "--", "-C", link]
+
+
+def tag(interpreter: Path) -> str:
+    """Return version and build of `interpreter` in the notation of the matrix."""
+    program = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags)"
+    answer = subprocess.run([interpreter, "-I", "-c", program], check=True, stdout=subprocess.PIPE)
+    return answer.stdout.decode().strip()
 
 
 def main() -> int:
@@ -105,11 +122,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=("sdist", "wheel"))
     parser.add_argument("--interpreter", type=Path, help="of the wheel")
+    parser.add_argument(
+        "--libc",
+        choices=("gnu", "musl", "system"),
+        help="the C library that the wheel is for; 'system' is the machine's own, for macOS",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--source", type=Path, default=ROOT, help="default: this checkout")
     arguments = parser.parse_args()
-    if (arguments.what == "wheel") != (arguments.interpreter is not None):
-        parser.error("a wheel has an interpreter, an sdist has none")
+    is_wheel = arguments.what == "wheel"
+    if is_wheel != (arguments.interpreter is not None) or is_wheel != (arguments.libc is not None):
+        parser.error("a wheel has an interpreter and a C library, an sdist has neither")
     source = arguments.source.resolve()
     environment = build_environment(source, os.environ)
     check_maturin(source, environment)

@@ -1,15 +1,16 @@
-"""Brings dist/ up to date with a wheel: the sdist, what is in the wheel, a verdict, the checksums.
+"""Brings dist/ up to date with wheels: the sdist, an SBOM for each target, verdicts, checksums.
 
-Called by the ``wheel`` session of noxfile.py, once for each wheel. Whatever lies in dist/ belongs
-to one state of the sources, that of the sdist there: when that changes, the rest is removed.
+Called by the ``wheel`` session of noxfile.py, once for each interpreter. All files in dist/ belong
+to one state of the sources, that of the sdist there: when that changes, the others are removed.
 
 - ``NAME.tar.gz``: the sdist, which is every file under version control.
-- ``NAME.whl``: the wheel; ``NAME.whl.auditwheel.json``: what auditwheel finds in it, on Linux. A
-  wheel that needs a newer C library than its name says is refused, and one with its own unwinder.
-- ``NAME-TARGET.cdx.json``: the bill of materials of the Rust code (see sbom.py).
+- ``NAME.whl``: the wheel; ``NAME.whl.auditwheel.json``: the report of auditwheel, on Linux. A wheel
+  that needs a newer C library than its name says is refused, and so is one for glibc that has its
+  own unwinder.
+- ``NAME-TARGET.cdx.json``: the SBOM of the Rust code (see sbom.py).
 - ``SHA256SUMS``: of all these, as ``sha256sum --check`` reads it.
 
-Usage: python ci/distribution.py WHEEL
+Usage: python ci/distribution.py WHEEL...
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from sbom import make_sbom
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
 SUMS = "SHA256SUMS"
+NAME = "tokioloop"
+"""The name of the distribution."""
 
 
 def sha256(path: Path) -> str:
@@ -62,7 +65,7 @@ def write_verdict(wheel: Path) -> None:
     shown = subprocess.run(audit, check=True, stdout=subprocess.PIPE, text=True).stdout
     judged = json.loads(shown)
     verdict = judged["overall_tag"]
-    if "libgcc_s.so.1" not in judged["versioned_symbols"]:
+    if "manylinux" in wheel.name and "libgcc_s.so.1" not in judged["versioned_symbols"]:
         sys.exit(f"{wheel.name} brings its own unwinder: see ci/unwinder.py")
     if verdict not in wheel.stem.split("-")[-1].split("."):
         sys.exit(f"auditwheel calls {wheel.name} {verdict}: it does not run where it says")
@@ -70,10 +73,13 @@ def write_verdict(wheel: Path) -> None:
     print(f"auditwheel: {wheel.name} is {verdict}")
 
 
-def write_sbom(version: str) -> None:
-    """Write the bill of materials of the Rust code for the compiler's own target."""
+def write_sbom(wheel: Path) -> None:
+    """Write the SBOM of the Rust code in `wheel`, for its target."""
     rustc = subprocess.run(["rustc", "-vV"], check=True, stdout=subprocess.PIPE, text=True).stdout
     target = re.findall(r"^host: (.+)$", rustc, re.MULTILINE)[0]
+    if "-musllinux_" in wheel.name:
+        target = target.replace("-gnu", "-musl")
+    version = wheel.name.split("-")[1]
     answer = subprocess.run(
         ["cargo", "metadata", "--locked", "--format-version=1", f"--filter-platform={target}"],
         check=True,
@@ -85,9 +91,9 @@ def write_sbom(version: str) -> None:
     properties["maturin"] = importlib.metadata.version("maturin")
     if sys.platform == "linux":
         properties["zig"] = importlib.metadata.version("ziglang")
-    document = make_sbom(json.loads(answer.stdout), ROOT / "Cargo.lock", properties)
+    document = make_sbom(NAME, json.loads(answer.stdout), ROOT / "Cargo.lock", properties)
     text = json.dumps(document, indent=2) + "\n"
-    (DIST / f"tokioloop-{version}-{target}.cdx.json").write_text(text, encoding="utf-8")
+    (DIST / f"{NAME}-{version}-{target}.cdx.json").write_text(text, encoding="utf-8")
 
 
 def write_sums() -> None:
@@ -98,19 +104,20 @@ def write_sums() -> None:
 
 
 def main() -> None:
-    """Do what the module says for the wheel that the command line names."""
-    wheel = Path(sys.argv[1])
-    published = DIST / wheel.name
+    """Do what the module says for the wheels that the command line names."""
+    wheels = [Path(argument) for argument in sys.argv[1:]]
     try:
         refresh_sdist()
-        shutil.copy2(wheel, published)
-        if sys.platform == "linux":
-            write_verdict(published)
-        write_sbom(wheel.name.split("-")[1])
+        for wheel in wheels:
+            shutil.copy2(wheel, DIST)
+            if sys.platform == "linux":
+                write_verdict(DIST / wheel.name)
+            write_sbom(wheel)
     except subprocess.CalledProcessError as error:
         sys.exit(str(error))
     write_sums()
-    print(f"{sha256(published)}  dist/{wheel.name}")
+    for wheel in wheels:
+        print(f"{sha256(DIST / wheel.name)}  dist/{wheel.name}")
 
 
 if __name__ == "__main__":

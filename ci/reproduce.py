@@ -1,16 +1,17 @@
-"""Builds the sdist and a wheel a second time, elsewhere, and compares them with the first ones.
+"""Builds the sdist and wheels a second time, elsewhere, and compares them with the first ones.
 
 Called by the ``reproduce`` session of noxfile.py, in the environment that the first was built in.
 
-The second build begins with a clone of HEAD: sdist, and the wheel from the unpacked sdist. It has
+The second build begins with a clone of HEAD: sdist, and the wheels from the unpacked sdist. It has
 another folder, another CARGO_HOME, another file mode mask, another time zone and times of files,
 and nothing compiled in common with the first. So equal bytes mean that the wheel is a function of
 the commit and the pinned tools, and that the sdist builds the same wheel. Wheels of the other
 interpreters reuse what was compiled here of the dependencies; this project's crates are compiled
 anew each time.
 
-Usage: python ci/reproduce.py --interpreter PATH --sdist PATH --wheel PATH
-Exit status 1, with a message: the working tree is not the commit, or the bytes differ.
+Usage: python ci/reproduce.py --interpreter PATH --sdist PATH --wheel PATH [--wheel PATH]
+Exit status 1, with a message: the working tree is not the commit, or the bytes differ. Members with
+different contents are named; order, times and modes of members are left to diffoscope.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-
-from differences import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rloop"
@@ -46,8 +45,8 @@ def check_tree() -> None:
         )
 
 
-def second_build(work: Path, interpreter: Path) -> tuple[Path, Path]:
-    """Build in the folder `work`; returns the sdist and the wheel."""
+def second_build(work: Path, interpreter: Path, libraries: list[str]) -> dict[str, Path]:
+    """Build in the folder `work`, a wheel for each of the C libraries; returns archives by name."""
     home, out = work / "cargo-home", work / "out"
     for folder in (work / "clone", work / "unpacked", out):
         shutil.rmtree(folder, ignore_errors=True)
@@ -72,9 +71,15 @@ def second_build(work: Path, interpreter: Path) -> tuple[Path, Path]:
     build(work / "clone", "sdist")
     (sdist,) = out.glob("*.tar.gz")
     source = unpack(sdist, work / "unpacked")
-    build(source, "wheel", f"--interpreter={interpreter}")
-    (wheel,) = out.glob("*.whl")
-    return sdist, wheel
+    for library in libraries:
+        build(source, "wheel", f"--interpreter={interpreter}", f"--libc={library}")
+    return {path.name: path for path in out.iterdir()}
+
+
+def c_library(wheel: Path) -> str:
+    """Return the C library that `wheel` is for, in the notation of build.py."""
+    platform = wheel.stem.split("-")[-1]
+    return {"manylinux": "gnu", "musllinux": "musl"}.get(platform[:9], "system")
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
@@ -93,26 +98,43 @@ def unpack(sdist: Path, folder: Path) -> Path:
     return source
 
 
+def differ(first: Path, second: Path, work: Path) -> bool:
+    """Print the checksums of two archives, and the members that differ; return whether any do.
+
+    `work` is a folder for the contents of the archives.
+    """
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)]
+    print(f"{digests[0]}  {first}\n{digests[1]}  {second}", flush=True)
+    if digests[0] == digests[1]:
+        return False
+    folders = [work / "first", work / "second"]
+    for archive, folder in zip((first, second), folders, strict=True):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.unpack_archive(archive, folder, "zip" if archive.suffix == ".whl" else "gztar")
+    subprocess.run(["diff", "-rq", *folders], check=False)
+    print(f"'diffoscope {first} {second}' shows every difference", flush=True)
+    return True
+
+
 def main() -> None:
     """Build again what the command line names, and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for name in ("interpreter", "sdist", "wheel"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--interpreter", type=Path, required=True)
+    parser.add_argument("--sdist", type=Path, required=True)
+    parser.add_argument("--wheel", type=Path, required=True, action="append", dest="wheels")
     arguments = parser.parse_args()
     check_tree()
     work = CACHE / "reproduce" / hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:16]
     work.mkdir(parents=True, exist_ok=True)
     try:
-        sdist, wheel = second_build(work, arguments.interpreter)
+        libraries = [c_library(wheel) for wheel in arguments.wheels]
+        archives = second_build(work, arguments.interpreter, libraries)
     except subprocess.CalledProcessError as error:
         sys.exit(str(error))
-    failed = False
-    for first, second in ((arguments.sdist, sdist), (arguments.wheel, wheel)):
-        found = list(differences(first, second))
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)]
-        print(f"{digests[0]}  {first}\n{digests[1]}  {second}", *found, sep="\n")
-        failed = failed or bool(found)
-    sys.exit("the builds differ" if failed else 0)
+    pairs = [(first, archives[first.name]) for first in (arguments.sdist, *arguments.wheels)]
+    differing = [first.name for first, second in pairs if differ(first, second, work)]
+    if differing:
+        sys.exit(f"the builds differ: {', '.join(differing)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Lists what a wheel is made of, as a CycloneDX bill of materials.
+"""Lists the Rust code that a wheel is made of, as a CycloneDX SBOM.
 
-Called by distribution.py. maturin can write one into the wheel, but with a random number, the time
-and the folders of the build, which would make every wheel different. This one is a function of the
-sources, of the target and of the compiler, and lies beside the wheels: the Rust code is the same
-for every interpreter.
+Called by distribution.py. maturin and cargo-cyclonedx write the folders of the build into theirs,
+so no two would be equal (decision 6). This one is a function of the sources, of the target and of
+the compiler. It lies beside the wheels: the Rust code is the same for every interpreter.
 
 What cargo resolves for the target is divided in two: what is linked into the extension module is
 ``required``; build scripts, procedural macros and what only they need is ``excluded``.
@@ -24,10 +23,11 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://github.com/tokioloop/rloop")
 Json = dict[str, Any]
 
 
-def make_sbom(metadata: Json, lock: Path, properties: dict[str, str]) -> Json:
-    """Return the bill of materials of the package that `metadata` is about.
+def make_sbom(name: str, metadata: Json, lock: Path, properties: dict[str, str]) -> Json:
+    """Return the SBOM of the package that `metadata` is about.
 
     Args:
+        name: the name of the distribution, which is another than the package's.
         metadata: what ``cargo metadata`` prints for one target.
         lock: Cargo.lock, for the checksums.
         properties: what else is to be said of the build, by name.
@@ -35,6 +35,8 @@ def make_sbom(metadata: Json, lock: Path, properties: dict[str, str]) -> Json:
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
     root = metadata["resolve"]["root"]
+    references = {identifier: _reference(package) for identifier, package in packages.items()}
+    references[root] = f"pkg:pypi/{name}@{packages[root]['version']}"
     checksums = {
         (package["name"], package["version"]): package.get("checksum")
         for package in tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
@@ -65,8 +67,8 @@ def make_sbom(metadata: Json, lock: Path, properties: dict[str, str]) -> Json:
         components.append(component)
     dependencies = [
         {
-            "ref": _reference(packages[identifier]),
-            "dependsOn": sorted(_reference(packages[other]) for other in used(identifier)),
+            "ref": references[identifier],
+            "dependsOn": sorted(references[other] for other in used(identifier)),
         }
         for identifier in everything
     ]
@@ -76,7 +78,8 @@ def make_sbom(metadata: Json, lock: Path, properties: dict[str, str]) -> Json:
         "specVersion": SPECIFICATION,
         "version": 1,
         "metadata": {
-            "component": _component(packages[root]),
+            "component": _component(packages[root])
+            | {"bom-ref": references[root], "name": name, "purl": references[root]},
             "properties": [
                 {"name": name, "value": value} for name, value in sorted(properties.items())
             ],

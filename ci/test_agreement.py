@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from build import build_environment
+
 ROOT = Path(__file__).resolve().parent.parent
 MATRIX: list[str] = json.loads((ROOT / "ci" / "matrix.json").read_text(encoding="utf-8"))
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -45,6 +47,18 @@ def test_verifiers_are_told_the_compiler_of_releases() -> None:
     assert re.findall(r"RUSTUP_TOOLCHAIN=(\S+)", guide) == [in_workflow]
 
 
+def test_every_action_and_image_is_pinned_by_its_digest() -> None:
+    pins = []
+    for path in (ROOT / ".github" / "workflows").iterdir():
+        text = path.read_text(encoding="utf-8")
+        pins += re.findall(r"^ *-? *(?:uses|image): (.+)$", text, re.MULTILINE)
+    assert pins
+    for pin in pins:
+        commit = r"[\w./-]+@[0-9a-f]{40} # v[\d.]+"
+        image = r"[\w./-]+@sha256:[0-9a-f]{64} # [\d.-]+"
+        assert re.fullmatch(rf"\./[\w./]+|{commit}|{image}", pin), pin
+
+
 def test_every_dependency_group_has_a_lock_file() -> None:
     files = {path.stem for path in (ROOT / "ci" / "requirements").iterdir()}
     in_noxfile = re.findall(r"^LOCKS = (\(.+\))$", NOXFILE, re.MULTILINE)
@@ -56,6 +70,14 @@ def test_the_package_has_one_version() -> None:
     package = (ROOT / "rloop" / "_installation.py").read_text(encoding="utf-8")
     (version,) = re.findall(r'^VERSION = "(.+)"$', package, re.MULTILINE)
     assert version == manifest["workspace"]["package"]["version"]
+
+
+def test_an_installation_from_the_sdist_has_the_flags_of_the_wheels() -> None:
+    environment = build_environment(ROOT, {})
+    rust, c = PROJECT["tool"]["maturin"]["config"]
+    (flag,) = tomllib.loads(rust)["build"]["rustflags"]
+    assert flag in environment["CARGO_ENCODED_RUSTFLAGS"].split("\x1f")
+    assert tomllib.loads(c)["env"]["CFLAGS"] == environment["CFLAGS"]
 
 
 def test_the_package_says_which_versions_it_supports() -> None:

@@ -84,34 +84,45 @@ def components(document: Json) -> dict[str, Any]:
 
 
 def test_what_is_linked_is_told_from_what_only_builds(lock: Path) -> None:
-    found = components(make_sbom(METADATA, lock, {}))
+    found = components(make_sbom("distributed", METADATA, lock, {}))
     scopes = {name: component["scope"] for name, component in found.items()}
     assert scopes == {"linked": "required", "macro": "excluded", "parser": "excluded"}
 
 
 def test_a_component_has_checksum_licence_and_address(lock: Path) -> None:
-    linked = components(make_sbom(METADATA, lock, {}))["linked"]
+    linked = components(make_sbom("distributed", METADATA, lock, {}))["linked"]
     assert linked["hashes"] == [{"alg": "SHA-256", "content": "ab12"}]
     assert linked["licenses"] == [{"expression": "MIT OR Apache-2.0"}]
     assert linked["purl"] == "pkg:cargo/linked@2.0.0"
 
 
 def test_dependencies_point_at_components(lock: Path) -> None:
-    document = make_sbom(METADATA, lock, {})
+    document = make_sbom("distributed", METADATA, lock, {})
     edges = {each["ref"]: each["dependsOn"] for each in document["dependencies"]}
-    assert edges["pkg:cargo/module@1.0.0"] == ["pkg:cargo/linked@2.0.0", "pkg:cargo/macro@3.0.0"]
+    assert edges["pkg:pypi/distributed@1.0.0"] == [
+        "pkg:cargo/linked@2.0.0",
+        "pkg:cargo/macro@3.0.0",
+    ]
     assert edges["pkg:cargo/linked@2.0.0"] == ["pkg:cargo/parser@4.0.0"]
 
 
+def test_it_is_about_the_distribution(lock: Path) -> None:
+    document = make_sbom("distributed", METADATA, lock, {})
+    component = document["metadata"]["component"]
+    assert (component["name"], component["purl"]) == ("distributed", "pkg:pypi/distributed@1.0.0")
+    edges = {each["ref"]: each["dependsOn"] for each in document["dependencies"]}
+    assert "pkg:cargo/linked@2.0.0" in edges[component["bom-ref"]]
+
+
 def test_it_names_no_folder_and_is_the_same_every_time(lock: Path) -> None:
-    document = make_sbom(METADATA, lock, {"target": "here"})
+    document = make_sbom("distributed", METADATA, lock, {"target": "here"})
     assert "somewhere" not in json.dumps(document)
-    assert document == make_sbom(METADATA, lock, {"target": "here"})
+    assert document == make_sbom("distributed", METADATA, lock, {"target": "here"})
 
 
 def test_its_number_tells_its_contents_apart(lock: Path) -> None:
     numbers = {
-        make_sbom(METADATA, lock, {"target": target})["serialNumber"]
+        make_sbom("distributed", METADATA, lock, {"target": target})["serialNumber"]
         for target in ("here", "there")
     }
     assert len(numbers) == 2
