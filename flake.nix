@@ -21,7 +21,8 @@
 
       # "3.14t" is python314FreeThreading in nixpkgs, and 314t in the names of outputs and wheels.
       matrix = lib.importJSON ./ci/matrix.json;
-      preferred = lib.last (lib.filter (tag: !isFreeThreaded tag) matrix);
+      # nixpkgs builds, and caches, the packages of the benchmarks for few versions; 3.14 is one.
+      preferred = "3.14";
       isFreeThreaded = lib.hasSuffix "t";
       short = lib.replaceStrings [ "." ] [ "" ];
       interpreter =
@@ -61,9 +62,10 @@
         license = lib.licenses.bsd3;
       };
 
+      # `packages` are those of one interpreter, python3.pkgs for instance.
       module =
-        pkgs: tag:
-        (interpreter pkgs tag).pkgs.buildPythonPackage {
+        pkgs: packages:
+        packages.buildPythonPackage {
           pname = "tokioloop";
           inherit version meta;
           src = files sources;
@@ -75,6 +77,8 @@
           ];
           pythonImportsCheck = [ "rloop" ];
         };
+
+      moduleFor = pkgs: tag: module pkgs (interpreter pkgs tag).pkgs;
 
       # As nox's wheels, but with the maturin, zig and rustc of nixpkgs. zig links against the symbols
       # of an old C library, wherever the wheel runs, where stdenv would link against that of the store.
@@ -97,7 +101,8 @@
           dontConfigure = true;
           buildPhase = ''
             export HOME=$TMPDIR ZIG_GLOBAL_CACHE_DIR=$TMPDIR/zig
-            export RUSTFLAGS="--remap-path-prefix=$NIX_BUILD_TOP=/build"
+            export RUSTFLAGS="-Cforce-frame-pointers=yes --remap-path-prefix=$NIX_BUILD_TOP=/build"
+            export CFLAGS=-fno-omit-frame-pointer
             python${tag} ci/unwinder.py target/unwinder \
               zig cc -target ${pkgs.stdenv.hostPlatform.parsed.cpu.name}-linux-gnu.2.17
             maturin build --release --offline --zig --compatibility manylinux2014 \
@@ -125,7 +130,7 @@
         pkgs: script: packages:
         let
           environment = (interpreter pkgs preferred).withPackages (
-            others: [ (module pkgs preferred) ] ++ packages others
+            others: [ (moduleFor pkgs preferred) ] ++ packages others
           );
           folder = files [
             ./benches
@@ -155,7 +160,7 @@
         pkgs: tag:
         let
           environment = (interpreter pkgs tag).withPackages (others: [
-            (module pkgs tag)
+            (moduleFor pkgs tag)
             others.pytest
             others.pytest-timeout
             others.trustme
@@ -256,15 +261,24 @@
         };
     in
     {
+      # Gives every interpreter's packages an `rloop`: python3.withPackages (p: [ p.rloop ]).
+      overlays.default = final: previous: {
+        pythonPackagesExtensions = previous.pythonPackagesExtensions ++ [
+          (packages: _: { rloop = module final packages; })
+        ];
+      };
+
+      # python314t is the interpreter with TokioLoop in it, rloop-python314t the package alone.
       packages = eachSystem (
         pkgs:
-        eachInterpreter "rloop-python" (module pkgs)
-        // eachInterpreter "wheel-cp" (tag: (module pkgs tag).dist)
+        eachInterpreter "python" (tag: (interpreter pkgs tag).withPackages (_: [ (moduleFor pkgs tag) ]))
+        // eachInterpreter "rloop-python" (moduleFor pkgs)
+        // eachInterpreter "wheel-cp" (tag: (moduleFor pkgs tag).dist)
         // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux (
           eachInterpreter "manylinux-cp" (manylinux pkgs)
         )
         // {
-          default = module pkgs preferred;
+          default = moduleFor pkgs preferred;
         }
       );
 

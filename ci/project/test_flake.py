@@ -48,7 +48,9 @@ def check_matrix(nix: Nix, checkout: Path, environment: dict[str, str]) -> None:
     wanted = {
         "checks": {f"tests-cp{tag}" for tag in short},
         "devShells": {f"python{tag}" for tag in short},
-        "packages": {f"{kind}{tag}" for kind in ("rloop-python", "wheel-cp") for tag in short},
+        "packages": {
+            f"{kind}{tag}" for kind in ("python", "rloop-python", "wheel-cp") for tag in short
+        },
     }
     manylinux = {f"manylinux-cp{tag}" for tag in short}
     for kind, names in wanted.items():
@@ -127,6 +129,26 @@ def test_the_shell_code_of_the_derivations_is_well_formed(nix: Nix) -> None:
         assert (read.returncode, read.stderr) == (0, ""), name
         for path in re.findall(r"/[\w./+-]+-source\S*", text):
             assert Path(path).exists(), (name, path)
+
+
+OVERLAY = """
+let
+  stub = (import ./ci/project/nixpkgs-stub/flake.nix).outputs { self = ./.; };
+  flake = (import ./flake.nix).outputs { self = ./.; nixpkgs = stub; };
+  nixpkgs = stub.legacyPackages.x86_64-linux.extend flake.overlays.default;
+  chosen = python: map (p: p.drvPath) (python.withPackages (p: [ p.rloop ])).packages;
+  own = flake.packages.x86_64-linux;
+in
+{
+  python314 = chosen nixpkgs.python314 == [ own.rloop-python314.drvPath ];
+  python315t = chosen nixpkgs.python315FreeThreading == [ own.rloop-python315t.drvPath ];
+}
+"""
+
+
+def test_the_overlay_gives_every_interpreter_the_package_of_the_flake(nix: Nix) -> None:
+    chosen = output_of(nix("eval", "--impure", "--json", "--expr", OVERLAY, stub=False))
+    assert chosen == {"python314": True, "python315t": True}
 
 
 def test_nox_and_the_flake_have_the_same_matrix(

@@ -8,7 +8,6 @@
     let
       lib = {
         inherit (builtins)
-          filter
           listToAttrs
           replaceStrings
           ;
@@ -36,7 +35,6 @@
           rest >= 0 && builtins.substring rest (-1) text == suffix;
         importJSON = path: builtins.fromJSON (builtins.readFile path);
         importTOML = path: builtins.fromTOML (builtins.readFile path);
-        last = list: builtins.elemAt list (builtins.length list - 1);
         licenses.bsd3 = {
           spdxId = "BSD-3-Clause";
         };
@@ -78,52 +76,57 @@
           // attributes.meta or { };
         };
 
+      # The overlay may extend the packages of every interpreter, and nothing else.
       packages =
-        system:
+        system: pythonPackagesExtensions:
         let
+          self = packages system pythonPackagesExtensions;
           make = package system;
           named = name: make name { };
           isLinux = builtins.match ".*-linux" system != null;
           python =
             version:
+            let
+              extended = builtins.foldl' (
+                previous: extension: previous // extension extended previous
+              ) own pythonPackagesExtensions;
+              own = builtins.mapAttrs (name: _: named name) {
+                aiohttp = null;
+                httptools = null;
+                httpx = null;
+                pytest = null;
+                pytest-timeout = null;
+                starlette = null;
+                trustme = null;
+                uvicorn = null;
+                uvloop = null;
+              }
+              // {
+                buildPythonPackage =
+                  {
+                    pname,
+                    version,
+                    src,
+                    pyproject,
+                    cargoDeps,
+                    nativeBuildInputs,
+                    pythonImportsCheck,
+                    meta,
+                  }:
+                  make "python3-${pname}-${version}" {
+                    inherit src cargoDeps nativeBuildInputs;
+                    inherit meta;
+                    outputs = [
+                      "out"
+                      "dist"
+                    ];
+                  };
+              };
+            in
             named "python${version}"
             // {
-              pkgs.buildPythonPackage =
-                {
-                  pname,
-                  version,
-                  src,
-                  pyproject,
-                  cargoDeps,
-                  nativeBuildInputs,
-                  pythonImportsCheck,
-                  meta,
-                }:
-                make "python3-${pname}-${version}" {
-                  inherit src cargoDeps nativeBuildInputs;
-                  inherit meta;
-                  outputs = [
-                    "out"
-                    "dist"
-                  ];
-                };
-              withPackages =
-                select:
-                make "python${version}-env" {
-                  packages = select (
-                    builtins.mapAttrs (name: _: named name) {
-                      aiohttp = null;
-                      httptools = null;
-                      httpx = null;
-                      pytest = null;
-                      pytest-timeout = null;
-                      starlette = null;
-                      trustme = null;
-                      uvicorn = null;
-                      uvloop = null;
-                    }
-                  );
-                };
+              pkgs = extended;
+              withPackages = select: make "python${version}-env" { packages = select extended; };
             };
         in
         {
@@ -147,6 +150,15 @@
           python313 = python "3.13";
           python314 = python "3.14";
           python314FreeThreading = python "3.14t";
+          python315 = python "3.15";
+          python315FreeThreading = python "3.15t";
+          inherit pythonPackagesExtensions;
+          extend =
+            overlay:
+            let
+              extended = packages system (overlay extended self).pythonPackagesExtensions;
+            in
+            extended;
           ruff = named "ruff";
           runCommand =
             name:
@@ -219,6 +231,8 @@
     in
     {
       inherit lib;
-      legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] packages;
+      legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" "aarch64-darwin" ] (
+        system: packages system [ ]
+      );
     };
 }
