@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from rloop.loop import TokioLoop
 
@@ -23,41 +24,49 @@ else:
 class SpawnedFuture(_Future[_T]):
     """The outcome of a coroutine that runs as a task on its home shard.
 
-    It may be awaited and cancelled on any shard, by many tasks at a time. Like
-    :meth:`asyncio.Task.cancel`, :meth:`cancel` asks: the coroutine gets a CancelledError, and the
-    future is cancelled when the task is.
+    Any thread may cancel it, and tasks of any shard may await it, several at a time. It behaves as
+    :class:`asyncio.Task`: :meth:`cancel` throws a CancelledError into the coroutine, which may
+    catch it, and the future is cancelled when the task is.
+
+    Only the home shard knows whether the task has ended. A request to cancel it that was made
+    elsewhere is *undecided* until that shard has dealt with it. A task that has ended takes no
+    request. Then :meth:`_finish` refuses it: the task that awaits is cancelled instead, as it is in
+    asyncio when ``Task.cancel()`` returns False.
     """
 
     _task: asyncio.Task[_T] | None = None
+    _has_ended = False
 
     def __init__(
         self,
         event_loop: TokioLoop,
         shard: int,
         context: contextvars.Context,
-        on_done: Callable[[], None],
+        coroutine: Coroutine[Any, Any, _T],
+        name: str | None,
     ) -> None:
         super().__init__(loop=event_loop)
+        self._shard = shard
         self._context = context
-        # Messages to the home shard need a context of their own: who sends one reads it, and a
-        # context must not be read while another thread runs in it (docs/safety.md).
+        self._arguments = (coroutine, name)
+        # Commands to the home shard need a context of their own: the sender reads it, and a context
+        # must not be read while another thread runs in it (docs/safety.md).
         self._home = event_loop._home_context(shard)
-        self._on_done = on_done
+        # Every thread that cancels adds to it, the home shard takes out. The operations on a dict
+        # are atomic, and a signal handler may call cancel() between any two of them.
+        self._undecided: dict[object, tuple[Any, _Waiter | None]] = {}
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Ask the task to end. Any shard may call this.
+        """Ask the task to end. Any thread may call this.
 
         Args:
             msg: the argument of the CancelledError.
 
         Returns:
-            False if it is done already.
+            False if it has ended already, or never will because the loop is closed. On another
+            thread than its own, True may be wrong: the task then has ended meanwhile.
         """
-        if self.done():
-            return False
-        # Behind the call that makes the task, which was queued before this future was handed out.
-        self.get_loop().call_soon_threadsafe(self._cancel_task, msg, context=self._home)
-        return True
+        return self._request(msg, None)
 
     def __await__(self) -> Generator[Any, None, _T]:
         """Wait for the outcome. Like a task, it is cancelled with the task that awaits it."""
@@ -69,35 +78,82 @@ class SpawnedFuture(_Future[_T]):
 
     __iter__ = __await__
 
-    def start(self, coroutine: Coroutine[Any, Any, _T], name: str | None) -> None:
-        """Have the task made on the home shard."""
-        self.get_loop().call_soon_threadsafe(self._start, coroutine, name, context=self._home)
+    def start(self) -> None:
+        """Make the task: at once if its home is the calling shard, else there."""
+        event_loop = self._loop_of_home()
+        if event_loop._current_shard() == self._shard:
+            self._make_task(event_loop.create_task)
+            return
+        event_loop._unstarted[self] = None
+        event_loop.call_soon_threadsafe(self.start_at_home, context=self._home)
 
-    def _start(self, coroutine: Coroutine[Any, Any, _T], name: str | None) -> None:
-        """Make the task. Runs on the home shard."""
+    def start_at_home(self) -> None:
+        """Make the task, unless that was done. Runs on the home shard, or while the loop stops."""
+        event_loop = self._loop_of_home()
         try:
-            create_task = self.get_loop().create_task
-            self._task = self._run(create_task, coroutine, name=name, context=self._context)
+            del event_loop._unstarted[self]
+        except KeyError:
+            return
+        self._make_task(functools.partial(self._run, event_loop.create_task))
+        self._decide()
+
+    def _loop_of_home(self) -> TokioLoop:
+        return cast("TokioLoop", self.get_loop())
+
+    def _make_task(self, create_task: Callable[..., asyncio.Task[_T]]) -> None:
+        coroutine, name = self._arguments
+        del self._arguments
+        try:
+            self._task = create_task(coroutine, name=name, context=self._context)
         except BaseException as error:
-            self._on_done()
+            self._end()
             self.set_exception(error)
             if not isinstance(error, Exception):
                 raise
         else:
             self._task.add_done_callback(self._finish, context=self._home)
 
-    def _cancel_task(self, message: Any) -> None:
-        """Cancel the task. Runs on the home shard."""
-        if self._task is not None:
-            self._run(self._task.cancel, message)
+    def _request(self, message: Any, waiter: "_Waiter | None") -> bool:
+        """Cancel the task, for `waiter` if that is what a task awaits.
+
+        Returns:
+            False if the task has ended. True if it was cancelled, or `waiter` will be.
+        """
+        event_loop = self._loop_of_home()
+        if self.done() or event_loop.is_closed():
+            return False
+        is_here = not event_loop._is_driven_elsewhere(self._shard)
+        if is_here and self._task is not None:
+            return self._task.cancel(message)
+        key = object()
+        self._undecided[key] = (message, waiter)
+        # If `_finish` has not seen the request, then this sees that `_finish` has begun.
+        if self._has_ended:
+            return self._undecided.pop(key, None) is None
+        if not is_here:
+            try:
+                event_loop.call_soon_threadsafe(self._decide, context=self._home)
+            except RuntimeError:
+                # The loop was closed meanwhile.
+                return self._undecided.pop(key, None) is None
+        return True
+
+    def _decide(self) -> None:
+        """Cancel the task for each request there is. Runs on the home shard."""
+        if self._task is None:
+            # `start_at_home` follows.
+            return
+        for key, (message, _) in self._undecided.copy().items():
+            if self._run(self._task.cancel, message):
+                self._undecided.pop(key, None)
 
     def _run(self, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
-        """Call what may change context variables: those of `_home` must stay as they are."""
+        """Call code that may change context variables: those of `_home` must stay as they are."""
         return self._context.copy().run(function, *args, **more)
 
     def _finish(self, task: asyncio.Task[_T]) -> None:
         """Take over the outcome. Runs on the home shard, once."""
-        self._on_done()
+        self._end()
         try:
             error = task.exception()
         except asyncio.CancelledError as cancellation:
@@ -108,25 +164,41 @@ class SpawnedFuture(_Future[_T]):
         else:
             self.set_exception(error)
 
+    def _end(self) -> None:
+        """Refuse the requests that came too late."""
+        self._loop_of_home()._unplace(self._shard)
+        self._has_ended = True
+        with contextlib.suppress(KeyError):
+            while True:
+                _, (message, waiter) = self._undecided.popitem()
+                if waiter is not None:
+                    waiter.refusal = (message,)
+
 
 class _Waiter(_Future[None]):
-    """What one task waits for when it awaits a SpawnedFuture.
+    """The future that one task waits for when it awaits a SpawnedFuture.
 
     A task marks the future that it is about to wait for, so two tasks of two shards must not wait
     for the same one.
     """
+
+    refusal: tuple[Any] | None = None
+    """The message of a cancellation that the awaited task was too late for."""
 
     def __init__(self, awaited: SpawnedFuture[Any]) -> None:
         super().__init__(loop=awaited.get_loop())
         self._awaited = awaited
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel what is awaited, as ``Task.cancel()`` does; that ends the wait in turn."""
-        return self._awaited.cancel(msg)
+        """Cancel the awaited task, as ``Task.cancel()`` does; that ends the wait in turn."""
+        return self._awaited._request(msg, self)
 
     def wake(self, _: object) -> None:
         """End the wait."""
-        self.set_result(None)
+        if self.refusal is None:
+            self.set_result(None)
+        else:
+            super().cancel(*self.refusal)
 
 
 def spawn(
@@ -222,18 +294,15 @@ def _start_on(
     name: str | None,
     context: contextvars.Context | None,
 ) -> "asyncio.Future[_T]":
-    def done() -> None:
-        event_loop._unplace(shard)
-
     given: object = coroutine
     if not asyncio.iscoroutine(given):
-        done()
+        event_loop._unplace(shard)
         raise TypeError(f"a coroutine was expected, got {coroutine!r}")
     if context is None:
         context = contextvars.copy_context()
     event_loop._set_home(context, shard)
-    future: SpawnedFuture[_T] = SpawnedFuture(event_loop, shard, context, done)
-    future.start(coroutine, name)
+    future: SpawnedFuture[_T] = SpawnedFuture(event_loop, shard, context, coroutine, name)
+    future.start()
     return future
 
 

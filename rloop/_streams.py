@@ -2,19 +2,17 @@
 
 A stream reader and the protocol that feeds it belong to their connection's shard: they check and
 then change their state, which is right only as long as one thread does it. But programs hand
-readers and writers around. So on other shards, what waits (``read()`` and its kin, ``drain()``)
-runs as a task on the home shard, behind what the caller wrote before.
+readers and writers around. So on other shards, the methods that wait (``read()`` and the like,
+``drain()``) run as a task on the home shard, behind the caller's earlier writes.
 """
 
 import asyncio
 import contextvars
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rloop.loop import TokioLoop
-
-_T = TypeVar("_T")
 
 
 class _Home:
@@ -31,13 +29,9 @@ class _Home:
         self._event_loop = event_loop
         self._shard = shard
 
-    async def _at_home(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        """Await `coroutine` on the home shard."""
-        if self._event_loop._current_shard() == self._shard:
-            return await coroutine
-        from rloop._shards import on_shard
-
-        return await on_shard(self._shard, coroutine)
+    def _is_at_home(self) -> bool:
+        """True on the home shard."""
+        return self._event_loop._current_shard() == self._shard
 
 
 class StreamReader(asyncio.StreamReader, _Home):
@@ -45,26 +39,61 @@ class StreamReader(asyncio.StreamReader, _Home):
 
     async def read(self, n: int = -1) -> bytes:
         """Read up to `n` bytes. See :meth:`asyncio.StreamReader.read`."""
-        return await self._at_home(super().read(n))
+        return await self._read_at_home(super().read(n))
 
     async def readexactly(self, n: int) -> bytes:
         """Read exactly `n` bytes. See :meth:`asyncio.StreamReader.readexactly`."""
-        return await self._at_home(super().readexactly(n))
+        return await self._read_at_home(super().readexactly(n))
 
     async def readline(self) -> bytes:
         """Read a line. See :meth:`asyncio.StreamReader.readline`."""
-        return await self._at_home(super().readline())
+        return await self._read_at_home(super().readline())
 
     async def readuntil(self, separator: Any = b"\n") -> bytes:
         """Read up to a separator. See :meth:`asyncio.StreamReader.readuntil`."""
-        return await self._at_home(super().readuntil(separator))
+        return await self._read_at_home(super().readuntil(separator))
+
+    async def _read_at_home(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
+        """Await `reading` on the home shard.
+
+        A cancellation may come when `reading` has taken bytes out of the buffer already. asyncio
+        never loses bytes in this way, so they are put back.
+        """
+        if self._is_at_home():
+            return await reading
+        from rloop._shards import on_shard
+
+        future = on_shard(self._shard, reading)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                error = future.exception()
+                if error is None:
+                    self._put_back(future.result())
+                elif isinstance(error, asyncio.IncompleteReadError):
+                    self._put_back(error.partial)
+            raise
+
+    def _put_back(self, data: bytes) -> None:
+        # The caller's next read is behind this in the inbox of the home shard.
+        context = self._event_loop._home_context(self._shard)
+        buffer: bytearray = self._buffer  # type: ignore[attr-defined]
+        self._event_loop.call_soon_threadsafe(
+            buffer.__setitem__, slice(0, 0), data, context=context
+        )
 
 
 class StreamReaderProtocol(asyncio.StreamReaderProtocol, _Home):
     """An ``asyncio.StreamReaderProtocol`` whose writer can be drained on any shard."""
 
     async def _drain_helper(self) -> None:
-        await self._at_home(super()._drain_helper())  # type: ignore[misc]
+        draining: Coroutine[Any, Any, None] = super()._drain_helper()  # type: ignore[misc]
+        if self._is_at_home():
+            return await draining
+        from rloop._shards import on_shard
+
+        return await on_shard(self._shard, draining)
 
 
 def adopt(event_loop: "TokioLoop", protocol: object, context: contextvars.Context | None) -> None:

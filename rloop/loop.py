@@ -33,6 +33,9 @@ from rloop._transport import (
 from rloop._watchdog import Watchdog
 from rloop.statistics import ShardStatistics
 
+if TYPE_CHECKING:
+    from rloop._shards import SpawnedFuture
+
 __all__ = ["TokioLoop"]
 
 os.register_at_fork(after_in_child=_rloop._after_fork_in_child)
@@ -91,6 +94,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         count = count_threads(threads)
         self._crew: Crew | None = None
         self._watchdog: Watchdog | None = None
+        # Coroutines that were spawned for another shard, until that makes tasks of them.
+        self._unstarted: dict[SpawnedFuture[Any], None] = {}
         if count > 1:
             self._set_shards(count)
             self._crew = Crew(self)
@@ -102,8 +107,13 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         """Run until :meth:`stop` is called. See :meth:`asyncio.loop.run_forever`."""
         if self._crew is not None and not self.is_running() and not self.is_closed():
             self._crew.muster(self)
-        with _WakeupOnSignal(self._csock):
-            super().run_forever()
+        try:
+            with _WakeupOnSignal(self._csock):
+                super().run_forever()
+        finally:
+            # asyncio.Runner cancels the tasks there are: those to come have to be among them.
+            for future in self._unstarted.copy():
+                future.start_at_home()
 
     def close(self) -> None:
         """Close the loop and end its threads. See :meth:`asyncio.loop.close`.

@@ -485,6 +485,11 @@ impl EventLoop {
         driven_index(self.number)
     }
 
+    /// True while another thread than the calling one drives a shard.
+    fn _is_driven_elsewhere(&self, index: u16) -> PyResult<bool> {
+        Ok(self.checked_shard(index)?.is_elsewhere())
+    }
+
     /// How many shards the loop has.
     fn _shard_count(&self) -> usize {
         self.shards().count()

@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import contextvars
 import hashlib
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 
 import rloop
 from support.peers import LOOPBACK, open_pair, receive_exactly, receive_until_eof
-from support.shards import Run, on_each_shard, several_shards, shard_count
+from support.shards import Gate, Run, on_each_shard, several_shards, shard_count
 from support.threads import PEER_TIMEOUT, eventually, in_thread, turns
 
 pytestmark = several_shards
@@ -88,6 +90,54 @@ def test_a_read_on_another_shard_may_be_cancelled_and_loses_nothing(run: Run[Non
                 line = b"line %d\n" % number
                 peer.sendall(line)
                 assert await reader.readline() == line
+
+    run(main())
+
+
+@pytest.mark.parametrize("method", ["read", "readexactly", "readline", "readuntil"])
+def test_a_read_on_another_shard_that_is_cancelled_too_late_puts_its_bytes_back(
+    method: str, run: Run[None]
+) -> None:
+    reads: dict[str, Callable[[asyncio.StreamReader], Coroutine[Any, Any, bytes]]] = {
+        "read": lambda reader: reader.read(5),
+        "readexactly": lambda reader: reader.readexactly(5),
+        "readline": lambda reader: reader.readline(),
+        "readuntil": lambda reader: reader.readuntil(),
+    }
+
+    async def start(
+        reader: asyncio.StreamReader,
+    ) -> tuple["asyncio.Task[bytes]", contextvars.Context]:
+        return asyncio.create_task(reads[method](reader)), contextvars.copy_context()
+
+    async def hold(gate: Gate) -> None:
+        gate.hold()
+
+    async def main() -> None:
+        async with streams_on(0) as ((reader, _), peer):
+            # Of this shard alone, on which the read runs.
+            before = asyncio.all_tasks()
+            task, of_shard_1 = await rloop.on_shard(1, start(reader))
+            await eventually(lambda: asyncio.all_tasks() > before)
+            gate = Gate()
+            held = rloop.on_shard(1, hold(gate))
+            await gate.held()
+            # Behind the wake-up of the task, which the end of the read sends first.
+            await in_thread(peer.sendall, b"1234\n")
+            await eventually(lambda: asyncio.all_tasks() == before)
+            asyncio.get_running_loop().call_soon(task.cancel, context=of_shard_1)
+            await turns(1)
+            gate.open()
+            await held
+            with pytest.raises(asyncio.CancelledError):
+                await rloop.on_shard(1, wait_for(task))
+            await in_thread(peer.sendall, b"the rest")
+            again = rloop.on_shard(1, reads[method](reader))
+            assert await again == b"1234\n"
+            assert await reader.readexactly(8) == b"the rest"
+
+    async def wait_for(task: "asyncio.Task[bytes]") -> bytes:
+        return await task
 
     run(main())
 

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 
 import rloop
-from support.threads import PEER_TIMEOUT
+from support.threads import PEER_TIMEOUT, eventually
 
 #: How many threads the loops under test have.
 THREADS = (2, 4)
@@ -73,6 +73,10 @@ class Gate:
     def wait_until_held(self) -> None:
         """Block until a thread is held."""
         assert self._entered.wait(PEER_TIMEOUT)
+
+    async def held(self) -> None:
+        """Let the loop run until a thread is held."""
+        await eventually(self._entered.is_set)
 
     def open(self) -> None:
         """Let the held thread go on."""
