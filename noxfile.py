@@ -10,8 +10,8 @@
 Called by developers, by .ci/run and by the workflows. What must hold:
 
 - A session runs on the interpreter it names, or not at all: version and build are checked. A
-  missing interpreter is an error if it was asked for, and where CI is set, if it is in `REQUIRED`.
-  Otherwise it is skipped and named.
+  missing interpreter is an error if it was asked for, and where CI is set. Otherwise it is skipped
+  and named.
 - What is tested, measured and checked is the installed wheel of the ``wheel`` session. It is built
   once per interpreter and state of the sources, with the profile that is released.
 - Every session's Python packages come from ci/requirements/, hashes included.
@@ -76,24 +76,24 @@ MEASURED = FREE_THREADED if {"shards", "--threads"} & set(sys.argv) else PREFERR
 WORKFLOWS_ONLY = {"3.15t"}
 """The interpreters that only the workflows must have: elsewhere there may be no build to be had."""
 
-REQUIRED = {tag for tag in MATRIX if tag not in WORKFLOWS_ONLY or "GITHUB_ACTIONS" in os.environ}
-"""The interpreters that must exist where CI is set."""
+EXPECTED = {tag for tag in MATRIX if tag not in WORKFLOWS_ONLY or "GITHUB_ACTIONS" in os.environ}
 
 OPTIONS = list(itertools.takewhile(lambda argument: argument != "--", sys.argv[1:]))
-IS_ASKED_FOR = any(
-    re.search(r"^(-[pP]|--(force-)?pythons?)\b|-3\.\d+t?$", option) for option in OPTIONS
-)
-"""Whether the command line names interpreters: then a missing one is an error."""
+IS_FORCED = any(re.match(r"(-[pP]|--(force-)?pythons?)\b", option) for option in OPTIONS)
+"""Whether the command line chooses interpreters for all sessions."""
+
+DEMANDED = {tag for option in OPTIONS for tag in re.findall(r"-(3\.\d+t?)$", option)}
+"""The interpreters that must exist: those of the sessions named; where CI is set, all expected."""
+if "CI" in os.environ:
+    DEMANDED |= EXPECTED
 
 os.environ["PATH"] = os.pathsep.join([INTERPRETERS["path"], os.environ["PATH"]])
 
 nox.needs_version = ">=2026.10.20"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.download_python = "never" if REQUIRED.issubset(FOUND) else "auto"
+nox.options.download_python = "never" if EXPECTED.issubset(FOUND) else "auto"
 nox.options.error_on_external_run = True
-nox.options.error_on_missing_interpreters = IS_ASKED_FOR or (
-    "CI" in os.environ and not REQUIRED.issubset(FOUND)
-)
+nox.options.error_on_missing_interpreters = IS_FORCED or not DEMANDED.issubset(FOUND)
 nox.options.sessions = ["lint", "rust", "tests"]
 
 
@@ -373,7 +373,7 @@ def check_interpreter(session: nox.Session) -> None:
     )
     if actual != session.python:
         message = f"Python interpreter {session.python} not found: what answers to it is {actual}"
-        if IS_ASKED_FOR or ("CI" in os.environ and session.python in REQUIRED):
+        if IS_FORCED or session.python in DEMANDED:
             session.error(message)
         session.skip(message)
 

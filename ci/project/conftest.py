@@ -55,6 +55,6 @@ def nix(checkout: Path) -> Nix:
 def environment() -> dict[str, str]:
     """The environment for a nox that is not the one that runs these tests."""
     inherited = dict(os.environ)
-    for name in ("CI", "NOX_CURRENT_SESSION", "VIRTUAL_ENV"):
+    for name in ("CI", "GITHUB_ACTIONS", "NOX_CURRENT_SESSION", "VIRTUAL_ENV"):
         inherited.pop(name, None)
     return inherited | {"UV_PYTHON_DOWNLOADS": "never"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from .conftest import Finished
 
@@ -39,6 +42,23 @@ def test_an_interpreter_that_is_asked_for_and_missing_is_an_error(
     finished = run_nox(checkout, environment, "-s", "wheel", "--force-python=3.2")
     assert finished.returncode != 0
     assert "Python interpreter 3.2 not found" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("variables", "outcome"),
+    [({"CI": "true"}, "skipped"), ({"CI": "true", "GITHUB_ACTIONS": "true"}, "failed")],
+)
+def test_an_interpreter_of_the_workflows_may_be_missing_elsewhere(
+    variables: dict[str, str],
+    outcome: str,
+    checkout: Path,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    (checkout / "ci" / "matrix.json").write_text('["3.15t"]', encoding="utf-8")
+    # Nothing is on PATH, so no interpreter is found but the running one, and no wheel is built.
+    finished = run_nox(checkout, environment | variables | {"PATH": str(tmp_path)}, "-s", "wheel")
+    assert re.search(rf"Session wheel-3\.15t {outcome}.*3\.15t not found", finished.stdout)
 
 
 def test_missing_rust_is_named(checkout: Path, environment: dict[str, str], tmp_path: Path) -> None:
