@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from rloop import _installation, sync
+from rloop._default import HAS_POLICIES
 from rloop._shards import current_shard, on_shard, pinned, spawn
 from rloop.loop import TokioLoop
 from rloop.run import install, new_event_loop, run
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from rloop._policy import EventLoopPolicy
 
 __all__ = [
-    "EventLoopPolicy",
     "TokioLoop",
     "__version__",
     "current_shard",
@@ -28,6 +28,8 @@ __all__ = [
     "spawn",
     "sync",
 ]
+if HAS_POLICIES:
+    __all__ += ["EventLoopPolicy"]
 
 __version__ = _installation.VERSION
 
@@ -46,7 +48,7 @@ def __getattr__(name: str) -> Any:
             f"rloop.{name} is deprecated, use rloop.{current}", DeprecationWarning, stacklevel=2
         )
         return globals().get(current) or __getattr__(current)
-    if name == "EventLoopPolicy":
+    if name == "EventLoopPolicy" and HAS_POLICIES:
         # Made on demand: event loop policies are deprecated, and gone from Python 3.16.
         from rloop._policy import EventLoopPolicy
 

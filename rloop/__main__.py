@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from rloop._default import set_default_loop
 from rloop._threads import count_threads
-from rloop.run import _set_policy
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
         count_threads(options.threads)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
-    _set_policy(options.threads)
+    set_default_loop(options.threads)
     if options.module is not None:
         sys.argv = [options.module, *arguments[end:]]
         sys.path.insert(0, os.getcwd())

@@ -1,4 +1,4 @@
-"""How programs come to run on a TokioLoop: a factory, a runner, and the policy."""
+"""How programs come to run on a TokioLoop: a factory, a runner, and asyncio's default."""
 
 import asyncio
 import functools
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Coroutine
 from typing import Any, Literal, TypeVar
 
+from rloop import _default
 from rloop.loop import TokioLoop
 
 __all__ = ["install", "new_event_loop", "run"]
@@ -63,23 +64,15 @@ def run(
 def install() -> None:
     """Make :func:`asyncio.run` and :func:`asyncio.new_event_loop` use :class:`TokioLoop`.
 
-    This sets the event loop policy, which Python deprecates from 3.14 on: a DeprecationWarning says
-    so there. Prefer :func:`run` or a loop factory.
+    Before Python 3.16 this sets the event loop policy. Python 3.14 and 3.15 deprecate policies, so
+    a DeprecationWarning says so there. From 3.16 on there are none, and this makes
+    ``asyncio.EventLoop`` another name of :class:`TokioLoop`. Prefer :func:`run` or a loop factory.
     """
-    if sys.version_info >= (3, 14):
+    if _default.HAS_POLICIES and sys.version_info >= (3, 14):
         warnings.warn(
             "rloop.install() sets an event loop policy, which Python 3.16 removes; "
             "use rloop.run() or pass rloop.new_event_loop as a loop factory",
             DeprecationWarning,
             stacklevel=2,
         )
-    _set_policy()
-
-
-def _set_policy(threads: int | Literal["auto"] | None = None) -> None:
-    from rloop._policy import EventLoopPolicy
-
-    with warnings.catch_warnings():
-        # The caller has said, or was told, that this is wanted.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        asyncio.set_event_loop_policy(EventLoopPolicy(threads=threads))
+    _default.set_default_loop()
