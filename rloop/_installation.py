@@ -1,6 +1,7 @@
 """Refuses an installation that cannot work, with an ImportError that says why and what to do.
 
-Imported by ``rloop/__init__.py`` before anything else. It costs the import one ``stat``.
+Imported by ``rloop/__init__.py`` before anything else. It costs the import one ``stat``, and on a
+Python that is newer than the tests a comparison of private parts of the standard library.
 """
 
 import os
@@ -25,3 +26,8 @@ if getattr(_rloop, "BUILD", None) != f"tokioloop {VERSION}":
         f"{_rloop.__file__} is not the extension module of tokioloop {VERSION}, to which the "
         f"other files belong: run 'pip install --force-reinstall tokioloop=={VERSION}'"
     )
+
+if sys.version_info >= (3, 16):
+    from rloop import _hooks
+
+    _hooks.check(VERSION)
