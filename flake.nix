@@ -62,6 +62,13 @@
         license = lib.licenses.bsd3;
       };
 
+      # Frame pointers, as in ci/build.py. cargoSetupHook has rustflags of its own, for which cargo
+      # ignores those of pyproject.toml.
+      framePointers = {
+        CFLAGS = "-fno-omit-frame-pointer";
+        RUSTFLAGS = "-Cforce-frame-pointers=yes";
+      };
+
       # `packages` are those of one interpreter, python3.pkgs for instance.
       module =
         pkgs: packages:
@@ -71,6 +78,7 @@
           src = files sources;
           pyproject = true;
           cargoDeps = crates pkgs;
+          env = framePointers;
           nativeBuildInputs = [
             pkgs.rustPlatform.cargoSetupHook
             pkgs.rustPlatform.maturinBuildHook
@@ -89,6 +97,7 @@
           inherit version meta;
           src = files (sources ++ [ ./ci/unwinder.py ]);
           cargoDeps = crates pkgs;
+          env = framePointers;
           nativeBuildInputs = [
             pkgs.auditwheel
             pkgs.cargo
@@ -101,8 +110,7 @@
           dontConfigure = true;
           buildPhase = ''
             export HOME=$TMPDIR ZIG_GLOBAL_CACHE_DIR=$TMPDIR/zig
-            export RUSTFLAGS="-Cforce-frame-pointers=yes --remap-path-prefix=$NIX_BUILD_TOP=/build"
-            export CFLAGS=-fno-omit-frame-pointer
+            export RUSTFLAGS="$RUSTFLAGS --remap-path-prefix=$NIX_BUILD_TOP=/build"
             python${tag} ci/unwinder.py target/unwinder \
               zig cc -target ${pkgs.stdenv.hostPlatform.parsed.cpu.name}-linux-gnu.2.17
             maturin build --release --offline --zig --compatibility manylinux2014 \
@@ -271,7 +279,9 @@
       # python314t is the interpreter with TokioLoop in it, rloop-python314t the package alone.
       packages = eachSystem (
         pkgs:
-        eachInterpreter "python" (tag: (interpreter pkgs tag).withPackages (_: [ (moduleFor pkgs tag) ]))
+        eachInterpreter "python" (
+          tag: (interpreter pkgs tag).withPackages (_: [ (moduleFor pkgs tag) ])
+        )
         // eachInterpreter "rloop-python" (moduleFor pkgs)
         // eachInterpreter "wheel-cp" (tag: (moduleFor pkgs tag).dist)
         // lib.optionalAttrs pkgs.stdenv.hostPlatform.isLinux (

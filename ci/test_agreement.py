@@ -78,6 +78,9 @@ def test_an_installation_from_the_sdist_has_the_flags_of_the_wheels() -> None:
     (flag,) = tomllib.loads(rust)["build"]["rustflags"]
     assert flag in environment["CARGO_ENCODED_RUSTFLAGS"].split("\x1f")
     assert tomllib.loads(c)["env"]["CFLAGS"] == environment["CFLAGS"]
+    flake = (ROOT / "flake.nix").read_text(encoding="utf-8")
+    assert f'CFLAGS = "{environment["CFLAGS"]}"' in flake
+    assert f'RUSTFLAGS = "{flag}"' in flake
 
 
 def test_the_package_says_which_versions_it_supports() -> None:
@@ -122,5 +125,6 @@ def test_the_tests_that_the_safety_page_names_are_there() -> None:
     assert named
     for file, names in named:
         module = ast.parse((ROOT / "tests" / "shards" / file).read_text(encoding="utf-8"))
-        defined = {each.name for each in module.body if isinstance(each, ast.FunctionDef)}
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        defined = {each.name for each in ast.walk(module) if isinstance(each, functions)}
         assert set(re.findall(r"test_\w+", names)) <= defined, file

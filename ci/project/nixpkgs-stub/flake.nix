@@ -109,12 +109,18 @@
                     src,
                     pyproject,
                     cargoDeps,
+                    env,
                     nativeBuildInputs,
                     pythonImportsCheck,
                     meta,
                   }:
                   make "python3-${pname}-${version}" {
-                    inherit src cargoDeps nativeBuildInputs;
+                    inherit
+                      src
+                      cargoDeps
+                      env
+                      nativeBuildInputs
+                      ;
                     inherit meta;
                     outputs = [
                       "out"
@@ -202,13 +208,15 @@
                 installPhase ? "",
                 checkPhase ? "",
                 doCheck ? false,
+                env ? { },
                 dontConfigure ? false,
                 dontInstall ? false,
                 dontFixup ? false,
                 meta ? { },
               }:
               make "${pname}-${version}" {
-                inherit src cargoDeps nativeBuildInputs;
+                inherit src cargoDeps env;
+                inherit nativeBuildInputs;
                 inherit buildPhase checkPhase installPhase;
                 inherit meta;
               };
