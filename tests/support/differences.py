@@ -118,6 +118,7 @@ SECTIONS: dict[str, list[Row]] = {
             "tls_flow",
             "what_came_before_a_bad_record_is_delivered",
         ),
+        Row("a peer is told by an alert why its connection has failed", "tls_alerts"),
         Row(
             "a buffered protocol gets each byte, whatever its buffer is",
             "tls",

@@ -60,6 +60,10 @@ class Authority:
         self._authority.configure_trust(context)
         return self._limit(context, version)
 
+    def present_in(self, context: ssl.SSLContext) -> None:
+        """Have a context present the certificate."""
+        self._leaf.configure_cert(context)
+
     def mutual_server_context(self) -> ssl.SSLContext:
         """Return a server's context that demands a certificate of the client."""
         context = self.server_context()

@@ -9,10 +9,8 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from rloop import tls
 from support.certificates import HOST, Certificates
-from support.fast_tls import over_bios
+from support.fast_tls import as_openssl, over_bios
 from support.tls_outcomes import Success, outcome_of
-
-pytestmark = pytest.mark.only_on("asyncio")
 
 Attribute = x509.NameAttribute
 DIRECTORY = x509.Name([Attribute(NameOID.LOCALITY_NAME, "Ort"), Attribute(NameOID.SURNAME, "X")])
@@ -130,6 +128,7 @@ async def test_descriptions_are_equal(
         return context
 
     server = tls.server_context(issued.file)
+    as_openssl(server)
     fast = await outcome_of(over_bios(client()), server, HOST)
     assert isinstance(fast.client, Success)
-    assert fast == await outcome_of(client(), server, HOST)
+    assert fast == await outcome_of(as_openssl(client()), server, HOST)

@@ -260,12 +260,20 @@ async def test_an_end_without_close_notify(
 
 @each_version
 @pytest.mark.parametrize(
-    ("nonsense", "reason"),
+    ("nonsense", "reason", "alert"),
     [
-        (b"\x17\x03\x03\xff\xff", "ENCRYPTED_LENGTH_TOO_LONG"),
-        (b"\x17\x03\x03\x00\x20" + bytes(32), "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
-        (b"\x17\x03\x03\x00\x00", "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
-        (b"\x63\x03\x03\x00\x01\x00", "WRONG_VERSION_NUMBER"),
+        (b"\x17\x03\x03\xff\xff", "ENCRYPTED_LENGTH_TOO_LONG", "RECORD_OVERFLOW"),
+        (
+            b"\x17\x03\x03\x00\x20" + bytes(32),
+            "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+            "BAD_RECORD_MAC",
+        ),
+        (
+            b"\x17\x03\x03\x00\x00",
+            "DECRYPTION_FAILED_OR_BAD_RECORD_MAC",
+            "BAD_RECORD_MAC",
+        ),
+        (b"\x63\x03\x03\x00\x01\x00", "WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE"),
     ],
     ids=["oversized", "not authentic", "empty", "of an unknown kind"],
 )
@@ -276,6 +284,7 @@ async def test_what_is_no_record_ends_the_connection(
     version: ssl.TLSVersion,
     nonsense: bytes,
     reason: str,
+    alert: str,
 ) -> None:
     async with Serving(certificates, loop_name) as serving:
 
@@ -283,8 +292,13 @@ async def test_what_is_no_record_ends_the_connection(
             with secured_socket(certificates, serving.address, version) as secured:
                 secured.sendall(b"last words")
                 os.write(secured.fileno(), nonsense)
-                with contextlib.suppress(ConnectionResetError):
-                    assert secured.recv(1) == b""
+                if loop_name == "rloop":
+                    with pytest.raises(ssl.SSLError, match=alert):
+                        secured.recv(1)
+                else:
+                    # asyncio does not send the alert.
+                    with contextlib.suppress(ConnectionResetError):
+                        assert secured.recv(1) == b""
 
         await in_thread(interrupt)
         protocol = serving.protocols[0]

@@ -14,11 +14,9 @@ from cryptography import x509
 
 from rloop import tls
 from support.certificates import HOST, Certificates, Issued, key_usage
-from support.fast_tls import over_bios
+from support.fast_tls import as_openssl, over_bios
 from support.outcome_matrix import VERSIONS, limited
 from support.tls_outcomes import Failure, Outcome, outcome_of
-
-pytestmark = pytest.mark.only_on("asyncio")
 
 QUALITIES = (
     "good",
@@ -46,8 +44,8 @@ async def same_outcome_of_clients(
     client: Callable[[], tls.Context], server: Callable[[], tls.Context], name: str | None
 ) -> Outcome:
     """Compare clients of both engines; return the outcome."""
-    fast = await outcome_of(over_bios(client()), server(), name)
-    assert fast == await outcome_of(client(), server(), name)
+    fast = await outcome_of(over_bios(client()), as_openssl(server()), name)
+    assert fast == await outcome_of(as_openssl(client()), as_openssl(server()), name)
     return fast
 
 
@@ -55,8 +53,8 @@ async def same_outcome_of_servers(
     client: Callable[[], tls.Context], server: Callable[[], tls.Context], name: str | None
 ) -> Outcome:
     """Compare servers of both engines; return the outcome."""
-    fast = await outcome_of(client(), over_bios(server()), name)
-    assert fast == await outcome_of(client(), server(), name)
+    fast = await outcome_of(as_openssl(client()), over_bios(server()), name)
+    assert fast == await outcome_of(as_openssl(client()), as_openssl(server()), name)
     return fast
 
 

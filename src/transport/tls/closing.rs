@@ -9,7 +9,11 @@ use crate::transport::core::Endpoint;
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyTimeoutError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyFloat, PyString, PyTuple};
+use std::time::Duration;
+
+/// How long a failed connection waits for the peer to take the alert, and what was sent before it.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl TlsProtocol {
     /// Begins an orderly end.
@@ -173,12 +177,59 @@ impl TlsProtocol {
     pub(super) fn fatal_error(slf: &Bound<'_, Self>, error: PyErr, message: &str) -> PyResult<()> {
         let py = slf.py();
         let exception = error.clone_ref(py).into_value(py).into_any();
-        Self::force_close(slf, Some(exception))?;
+        if error.is_instance(py, imports::SSL_ERROR.get(py)?) {
+            Self::close_with_alert(slf, exception)?;
+        } else {
+            Self::force_close(slf, Some(exception))?;
+        }
         if error.is_instance(py, imports::CANCELLED_ERROR.get(py)?) {
             return Ok(());
         }
         let is_expected = error.is_instance_of::<PyOSError>(py);
         Self::tell_of_failure(slf, error, message, is_expected)
+    }
+
+    /// Ends the connection once the engine's alert is sent (RFC 8446, 6.2). A peer that takes no more
+    /// data has [`ALERT_TIMEOUT`] to take it.
+    fn close_with_alert(slf: &Bound<'_, Self>, error: Py<PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        let (engine, lower) = {
+            let state = slf.get().state.lock();
+            let lower = state.links.lower.as_ref().map(|lower| lower.clone_ref(py));
+            (state.links.engine.clone(), lower)
+        };
+        let (Some(engine), Some(lower)) = (engine, lower) else {
+            return Ok(());
+        };
+        let alert = engine.take_records(py)?;
+        if alert.as_bytes().is_empty() {
+            return lower.force_close(py, Some(error));
+        }
+        lower.write(&alert)?;
+        if lower.unsent(py)? == 0 {
+            return lower.force_close(py, Some(error));
+        }
+        let (transport, replaced) = {
+            let mut state = slf.get().state.lock();
+            state.phase = Phase::Unwrapped;
+            let transport = state.links.transport.as_ref().map(|it| it.clone_ref(py));
+            (transport, state.links.failure.replace(error))
+        };
+        drop(replaced);
+        if let Some(transport) = transport {
+            transport.get().mark_closed();
+        }
+        let delay = PyFloat::new(py, ALERT_TIMEOUT.as_secs_f64()).into_any().unbind();
+        let timer = Self::call_later(slf, &delay, intern!(py, "_check_alert_timeout"))?;
+        let replaced = slf.get().state.lock().links.shutdown_timer.replace(timer);
+        Self::cancel(py, replaced)?;
+        lower.call(py, "close")
+    }
+
+    /// The peer has not taken the alert in time. It does not matter which error is passed on: the
+    /// application is told of [`Links::failure`](super::state::Links::failure).
+    pub(super) fn check_alert_timeout(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::force_close(slf, None)
     }
 
     fn force_close(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
@@ -212,7 +263,7 @@ impl TlsProtocol {
     /// The transport below is gone: tells the application, and lets go of everything.
     pub(super) fn end(slf: &Bound<'_, Self>, error: Option<Bound<'_, PyAny>>) -> PyResult<()> {
         let py = slf.py();
-        let (is_to_tell, is_forgotten, event_loop, application, dropped, timers) = {
+        let (is_to_tell, is_forgotten, event_loop, application, failure, dropped, timers) = {
             let mut state = slf.get().state.lock();
             let is_to_tell =
                 state.phase != Phase::Handshaking && matches!(state.told, Told::Made | Told::Eof);
@@ -232,6 +283,7 @@ impl TlsProtocol {
                 is_forgotten,
                 links.event_loop.as_ref().map(|event_loop| event_loop.clone_ref(py)),
                 links.application.take(),
+                links.failure.take(),
                 (links.lower.take(), links.transport.take(), links.buffer.take(), unsent),
                 [links.shutdown_timer.take(), links.handshake_timer.take()],
             )
@@ -240,7 +292,7 @@ impl TlsProtocol {
         if is_forgotten {
             Self::forget(slf);
         }
-        let error = error.map(Bound::unbind);
+        let error = failure.or_else(|| error.map(Bound::unbind));
         if let (true, Some(event_loop), Some(application)) = (is_to_tell, event_loop, application) {
             let callback = application.protocol.getattr(py, intern!(py, "connection_lost"))?;
             let arguments = PyTuple::new(py, [error.as_ref()])?.unbind();

@@ -4,6 +4,7 @@ use super::transport::TlsTransport;
 use crate::loop_::event_loop::EventLoop;
 use crate::shard::Shard;
 use crate::transport::stream::StreamTransport;
+use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -72,6 +73,15 @@ impl Lower {
             Self::Other(transport) => {
                 transport.call_method1(py, intern!(py, "write"), (records,)).map(|_| ())
             }
+        }
+    }
+
+    /// How many bytes wait to be sent; 0 if the transport does not tell.
+    pub(super) fn unsent(&self, py: Python<'_>) -> PyResult<usize> {
+        match self.object().call_method0(py, intern!(py, "get_write_buffer_size")) {
+            Ok(size) => size.extract(py),
+            Err(error) if error.is_instance_of::<PyAttributeError>(py) => Ok(0),
+            Err(error) => Err(error),
         }
     }
 

@@ -24,6 +24,7 @@
 //! # Where it differs from asyncio, on purpose
 //!
 //! - What was decrypted before a bad record is delivered before the failure is reported.
+//! - The alert of a failure is sent before the connection closes (RFC 8446, 6.2).
 //! - A peer that goes on sending after `close()` is not an error: what it sends is dropped until it
 //!   ends its side or the shutdown times out, so that what was written before arrives.
 //! - A write buffer that is empty is no reason to pause, even if the high-water mark is 0.

@@ -311,6 +311,10 @@ impl TlsProtocol {
         Self::check_handshake_timeout(slf)
     }
 
+    fn _check_alert_timeout(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::check_alert_timeout(slf)
+    }
+
     fn _check_shutdown_timeout(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::check_shutdown_timeout(slf)
     }
@@ -359,7 +363,7 @@ impl TlsProtocol {
                 links.application.take(),
                 links.transport.take(),
                 links.waiter.take(),
-                (links.handshake_timer.take(), links.shutdown_timer.take()),
+                (links.handshake_timer.take(), links.shutdown_timer.take(), links.failure.take()),
             )
         };
         drop(links);

@@ -80,7 +80,10 @@ pub(super) struct Links {
     /// Done after the handshake.
     pub(super) waiter: Option<Py<PyAny>>,
     pub(super) handshake_timer: Option<Py<PyAny>>,
+    /// Of the shutdown, or of the alert of a failure.
     pub(super) shutdown_timer: Option<Py<PyAny>>,
+    /// What the connection has failed for, while the alert is being sent.
+    pub(super) failure: Option<Py<PyAny>>,
     /// Where a transport of another loop receives.
     pub(super) buffer: Option<Py<PyMemoryView>>,
 }
@@ -149,6 +152,7 @@ impl Links {
             waiter,
             handshake_timer: None,
             shutdown_timer: None,
+            failure: None,
             buffer: None,
         }
     }
@@ -168,7 +172,8 @@ impl Links {
         visit.call(&self.transport)?;
         visit.call(&self.waiter)?;
         visit.call(&self.handshake_timer)?;
-        visit.call(&self.shutdown_timer)
+        visit.call(&self.shutdown_timer)?;
+        visit.call(&self.failure)
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) enum Connection {
     Server(Box<UnbufferedServerConnection>),
 }
 
+const ALERT: u8 = 21;
+
 /// What one look at the received bytes led to.
 enum Step {
     /// Call again: there was something to send.
@@ -87,7 +89,14 @@ impl Connection {
                 Err(error) => {
                     let error = verify::take_failure()
                         .map_or_else(|| TlsError::from(error), TlsError::Certificate);
+                    let start = outgoing.len();
                     self.take_alert(outgoing);
+                    if let [ALERT, _, _, 0, 2, _, description @ alert::CERTIFICATE_REQUIRED] =
+                        &mut outgoing[start..]
+                    {
+                        // It is not encrypted, so this is TLS 1.2, which does not have it.
+                        *description = alert::HANDSHAKE_FAILURE;
+                    }
                     return Err(error);
                 }
             }

@@ -25,11 +25,13 @@ pub(super) mod alert {
     pub(crate) const UNEXPECTED_MESSAGE: u8 = 10;
     pub(crate) const BAD_RECORD_MAC: u8 = 20;
     pub(crate) const RECORD_OVERFLOW: u8 = 22;
+    pub(crate) const HANDSHAKE_FAILURE: u8 = 40;
     pub(crate) const ILLEGAL_PARAMETER: u8 = 47;
     pub(crate) const DECODE_ERROR: u8 = 50;
     pub(crate) const INTERNAL_ERROR: u8 = 80;
     pub(crate) const USER_CANCELED: u8 = 90;
     pub(crate) const NO_RENEGOTIATION: u8 = 100;
+    pub(crate) const CERTIFICATE_REQUIRED: u8 = 116;
 
     /// The level of an alert that does not end the connection.
     pub(crate) const WARNING: u8 = 1;

@@ -89,18 +89,17 @@ impl VerifyFailure {
         self.code
     }
 
-    /// Puts the failure aside for [`take_failure`], and gives rustls an error with its alert.
+    /// Puts the failure aside for [`take_failure`]. Returns an error for which rustls sends the alert
+    /// that OpenSSL sends, which is `bad_certificate` for `BadEncoding`.
     pub(crate) fn report(self) -> Error {
         LAST.set(Some(self));
         Error::InvalidCertificate(match self {
-            Self::CERT_HAS_EXPIRED => CertificateError::Expired,
-            Self::CERT_NOT_YET_VALID => CertificateError::NotValidYet,
+            Self::CERT_HAS_EXPIRED | Self::CRL_HAS_EXPIRED => CertificateError::Expired,
             Self::CERT_REVOKED => CertificateError::Revoked,
             Self::DEPTH_ZERO_SELF_SIGNED_CERT
             | Self::SELF_SIGNED_CERT_IN_CHAIN
             | Self::UNABLE_TO_GET_ISSUER_CERT_LOCALLY
             | Self::UNABLE_TO_GET_CRL
-            | Self::CRL_HAS_EXPIRED
             | Self::CERT_CHAIN_TOO_LONG
             | Self::PATH_LENGTH_EXCEEDED
             | Self::INVALID_CA => CertificateError::UnknownIssuer,
@@ -108,9 +107,12 @@ impl VerifyFailure {
             Self::CERT_SIGNATURE_FAILURE | Self::CRL_SIGNATURE_FAILURE => {
                 CertificateError::BadSignature
             }
-            Self::HOSTNAME_MISMATCH
+            Self::CERT_NOT_YET_VALID
+            | Self::ERROR_IN_CERT_NOT_BEFORE_FIELD
+            | Self::HOSTNAME_MISMATCH
             | Self::IP_ADDRESS_MISMATCH
-            | Self::ERROR_IN_CERT_NOT_BEFORE_FIELD => CertificateError::NotValidForName,
+            | Self::EE_KEY_TOO_SMALL
+            | Self::CA_MD_TOO_WEAK => CertificateError::BadEncoding,
             _ => CertificateError::Other(OtherError(Arc::new(self))),
         })
     }
