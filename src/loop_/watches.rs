@@ -11,10 +11,10 @@
 use crate::loop_::handle::Handle;
 use crate::runtime::poller::{Poller, Ready, Token, Watched};
 use crate::sock::Pending;
-use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use rloop_core::sync::Mutex;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;

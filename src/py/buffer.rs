@@ -1,11 +1,12 @@
-//! What `write()` accepts: bytes-like objects, snapshotted when they have to wait.
+//! The argument of `write()`: bytes-like objects, snapshotted when they have to wait.
 
+use crate::py::ffi::SharedBytes;
 use crate::py::{ffi, imports};
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+use std::io;
 
 /// What the socket method that receives into a buffer calls it in an error.
 pub(crate) const TARGET_OF_RECV_INTO: &str = "recv_into() argument 1";
@@ -36,10 +37,49 @@ pub(crate) fn check(data: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// The bytes of `data` as they are now. A `bytes` object is shared, anything else copied.
-pub(crate) fn snapshot(data: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
+pub(crate) fn snapshot(data: &Bound<'_, PyAny>) -> PyResult<SharedBytes> {
     if let Ok(bytes) = data.cast::<PyBytes>() {
-        return Ok(bytes.clone().into());
+        return Ok(SharedBytes::new(bytes));
     }
-    let copy = ffi::with_bytes(data, |bytes| PyBytes::new(data.py(), bytes))?;
-    Ok(copy.into())
+    let copy = ffi::with_bytes(data, |bytes| ffi::new_bytes(data.py(), bytes))??;
+    Ok(SharedBytes::new(&copy))
+}
+
+/// Bytes that wait to be sent. Made without running Python code, so under a transport's lock, too.
+pub(crate) enum Chunk {
+    Shared(SharedBytes),
+    Copied(Box<[u8]>),
+}
+
+impl Chunk {
+    /// A copy of `bytes`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::OutOfMemory`].
+    pub(crate) fn copy(bytes: &[u8]) -> io::Result<Self> {
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(bytes.len())?;
+        copy.extend_from_slice(bytes);
+        Ok(Self::Copied(copy.into()))
+    }
+
+    /// The bytes as an object.
+    ///
+    /// # Errors
+    /// `MemoryError`.
+    pub(crate) fn object<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        match self {
+            Self::Shared(bytes) => Ok(bytes.object(py).clone()),
+            Self::Copied(bytes) => ffi::new_bytes(py, bytes),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes.as_ref(),
+            Self::Copied(bytes) => bytes,
+        }
+    }
 }

@@ -1,19 +1,19 @@
 //! How failures of the system become Python exceptions.
 
-use crate::py::interrupt;
-use pyo3::exceptions::PyOSError;
+use crate::py::{ffi, interrupt};
+use pyo3::exceptions::{PyInterruptedError, PyMemoryError, PyOSError};
 use pyo3::prelude::*;
 use std::io;
 
 /// The exception that Python's own modules raise for `error`: `OSError`, or its subclass for the
-/// errno, with the errno and the system's message.
+/// errno, with the errno and the system's message. Called without a lock.
 pub(crate) fn os_error(py: Python<'_>, error: &io::Error) -> PyErr {
-    let Some(errno) = error.raw_os_error() else {
-        return PyOSError::new_err(error.to_string());
-    };
-    match py.import("os").and_then(|os| os.call_method1("strerror", (errno,))) {
-        Ok(message) => PyOSError::new_err((errno, message.unbind())),
-        Err(failed) => failed,
+    match error.raw_os_error() {
+        // Python's own function would run the signal handlers, and return what they raise.
+        Some(libc::EINTR) => PyInterruptedError::new_err((libc::EINTR, "Interrupted system call")),
+        Some(errno) => ffi::os_error(py, errno),
+        None if error.kind() == io::ErrorKind::OutOfMemory => PyMemoryError::new_err(()),
+        None => PyOSError::new_err(error.to_string()),
     }
 }
 

@@ -3,7 +3,10 @@
 //! Everything else in this crate goes through PyO3's safe API.
 #![allow(unsafe_code, reason = "this module is one of the two fences")]
 
-use pyo3::exceptions::{PyMemoryError, PyTypeError};
+#[cfg(python_entries_checked)]
+mod entries;
+
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
 use pyo3::ffi::compat;
 use pyo3::intern;
 use pyo3::panic::PanicException;
@@ -187,6 +190,23 @@ pub(crate) fn make_immortal<T: PyTypeInfo>(py: Python<'_>) {
     let _ = class;
 }
 
+/// The exception that Python's own modules raise for `errno`: `OSError`, or its subclass for that
+/// number, with the number and the system's message.
+pub(crate) fn os_error(py: Python<'_>, errno: c_int) -> PyErr {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the C library has a number of this thread alone.
+    let place = unsafe { libc::__errno_location() };
+    #[cfg(target_os = "macos")]
+    // SAFETY: the C library has a number of this thread alone.
+    let place = unsafe { libc::__error() };
+    // SAFETY: it is valid while the thread lives, and nobody refers to it.
+    unsafe { place.write(errno) };
+    let class = PyOSError::type_object_raw(py).cast();
+    // SAFETY: the thread is attached, and `class` is a class of exceptions.
+    unsafe { ffi::PyErr_SetFromErrno(class) };
+    PyErr::fetch(py)
+}
+
 /// A copy of the current context, as `contextvars.copy_context()`.
 pub(crate) fn copy_context(py: Python<'_>) -> PyResult<Py<PyContext>> {
     // SAFETY: `py` proves that the thread is attached.
@@ -366,6 +386,55 @@ pub(crate) fn call_in_context<'py>(
     arguments: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
     in_context(context, || callback.call1(arguments))
+}
+
+/// A `bytes` object with these bytes.
+///
+/// # Errors
+/// `MemoryError`, for which `PyBytes::new` panics.
+#[inline]
+pub(crate) fn new_bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let start = bytes.as_ptr().cast();
+    // SAFETY: the thread is attached, and a slice is readable for its length.
+    let object = unsafe { ffi::PyBytes_FromStringAndSize(start, bytes.len().cast_signed()) };
+    // SAFETY: the call returns a new reference, or null with an exception set.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, object) }?;
+    // SAFETY: it is a `bytes` object.
+    Ok(unsafe { object.cast_into_unchecked() })
+}
+
+/// A `bytes` object whose bytes may be read on any thread, attached or not.
+///
+/// Making one increments a count and does nothing else. (`PyBackedBytes` decrements it as well, which may
+/// not be done while a lock is held.)
+pub(crate) struct SharedBytes {
+    object: Py<PyBytes>,
+    /// The bytes of `object`.
+    bytes: &'static [u8],
+}
+
+impl SharedBytes {
+    pub(crate) fn new(object: &Bound<'_, PyBytes>) -> Self {
+        let bytes = object.as_bytes();
+        // SAFETY: a `bytes` object neither moves nor changes, and this one lives as long as the result,
+        // which lends the slice for no longer.
+        let bytes = unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) };
+        Self { object: object.clone().unbind(), bytes }
+    }
+
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self { object: self.object.clone_ref(py), bytes: self.bytes }
+    }
+
+    pub(crate) fn object<'py>(&self, py: Python<'py>) -> &Bound<'py, PyBytes> {
+        self.object.bind(py)
+    }
+}
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
+    }
 }
 
 /// A new `bytes` object that `fill` writes: it gets `capacity` bytes, all zero, and returns how many of

@@ -14,7 +14,7 @@
 
 use crate::runtime::alarm::Alarm;
 use crate::runtime::registration::{self, Fired};
-use std::cell::RefCell;
+use rloop_core::sync::ThreadCell;
 use std::future::poll_fn;
 use std::io;
 use std::panic::resume_unwind;
@@ -43,7 +43,7 @@ pub(crate) struct Driver {
 thread_local! {
     /// Wakes the root future that this thread drives. The unpark hook finds it here, because a hook
     /// that held the waker would be owned by the runtime that the waker owns.
-    static ROOT: RefCell<Option<Waker>> = const { RefCell::new(None) };
+    static ROOT: ThreadCell<Option<Waker>> = const { ThreadCell::new(None) };
 }
 
 /// Puts back what [`ROOT`] held before a run.
@@ -51,8 +51,13 @@ struct RestoreRoot(Option<Waker>);
 
 impl Drop for RestoreRoot {
     fn drop(&mut self) {
-        ROOT.set(self.0.take());
+        drop(set_root(self.0.take()));
     }
+}
+
+/// Returns what [`ROOT`] held before.
+fn set_root(root: Option<Waker>) -> Option<Waker> {
+    ThreadCell::lend(&ROOT, |current| std::mem::replace(current, root))
 }
 
 impl Driver {
@@ -61,7 +66,7 @@ impl Driver {
             .enable_io()
             .max_io_events_per_tick(EVENTS_PER_POLL)
             .on_thread_unpark(|| {
-                ROOT.with_borrow(|root| {
+                ThreadCell::lend(&ROOT, |root| {
                     if let Some(root) = root {
                         root.wake_by_ref();
                     }
@@ -84,7 +89,7 @@ impl Driver {
         self.runtime().block_on(poll_fn(|context| {
             if restore.is_none() {
                 self.root.get_or_init(|| context.waker().clone());
-                restore = Some(RestoreRoot(ROOT.replace(Some(context.waker().clone()))));
+                restore = Some(RestoreRoot(set_root(Some(context.waker().clone()))));
             }
             let taken = iteration(context);
             if taken.is_pending() && !coop::has_budget_remaining() {

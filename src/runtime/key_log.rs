@@ -2,7 +2,7 @@
 //!
 //! Opened when a context is configured; connections of several threads may write to it.
 
-use parking_lot::Mutex;
+use rloop_core::sync::Mutex;
 use rloop_tls::config::KeyLog;
 use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};

@@ -11,7 +11,7 @@
 
 use crate::runtime::process;
 use crate::runtime::sys::{self, Descriptor};
-use std::cell::RefCell;
+use rloop_core::sync::ThreadCell;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -42,13 +42,14 @@ pub(crate) struct Fired {
 }
 
 thread_local! {
-    static FIRED: RefCell<Fired> = const { RefCell::new(Fired { events: Vec::new(), polled: false }) };
+    static FIRED: ThreadCell<Fired> =
+        const { ThreadCell::new(Fired { events: Vec::new(), polled: false }) };
 }
 
 /// Moves the events that fired on this thread behind those in `events`, oldest first. Returns true
 /// if the poller has something as well.
 pub(crate) fn take_events(events: &mut Vec<Event>) -> bool {
-    FIRED.with_borrow_mut(|fired| {
+    ThreadCell::lend(&FIRED, |fired| {
         if events.is_empty() {
             std::mem::swap(&mut fired.events, events);
         } else {
@@ -60,7 +61,9 @@ pub(crate) fn take_events(events: &mut Vec<Event>) -> bool {
 
 /// All that fired on this thread.
 pub(crate) fn take_all() -> Fired {
-    FIRED.replace(Fired { events: Vec::new(), polled: false })
+    ThreadCell::lend(&FIRED, |fired| {
+        std::mem::replace(fired, Fired { events: Vec::new(), polled: false })
+    })
 }
 
 /// Notes that the poller has something.
@@ -72,7 +75,7 @@ impl Wake for PollerEvent {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        FIRED.with_borrow_mut(|fired| fired.polled = true);
+        ThreadCell::lend(&FIRED, |fired| fired.polled = true);
     }
 }
 
@@ -82,7 +85,7 @@ impl Wake for Event {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        FIRED.with_borrow_mut(|fired| fired.events.push(**self));
+        ThreadCell::lend(&FIRED, |fired| fired.events.push(**self));
     }
 }
 

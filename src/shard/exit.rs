@@ -7,8 +7,8 @@
 
 use crate::runtime::process;
 use crate::shard::Shard;
-use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
+use rloop_core::sync::{Condvar, Mutex};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -67,6 +67,6 @@ pub(crate) fn park_all(py: Python<'_>) {
     py.detach(|| {
         let deadline = Instant::now() + PATIENCE;
         let mut running = RUNNING.lock();
-        while !running.is_empty() && !CHANGED.wait_until(&mut running, deadline).timed_out() {}
+        while !running.is_empty() && CHANGED.wait_until(&mut running, deadline) {}
     });
 }

@@ -12,14 +12,14 @@ use crate::runtime::driver::Driver;
 use crate::runtime::process;
 use crate::transport::core::Transport;
 use crate::transport::tls::TlsProtocol;
-use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
 use rloop_core::inbox::{Inbox, Wake};
 use rloop_core::placement::{Candidate, Load};
-use std::cell::{Cell, RefCell};
+use rloop_core::sync::{Mutex, ThreadCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
@@ -35,9 +35,14 @@ pub(super) struct Running {
 
 thread_local! {
     /// The shard that this thread drives.
-    static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
+    static RUNNING: ThreadCell<Option<Running>> = const { ThreadCell::new(None) };
     /// Its id, or 0: a copy for the question that each call on a transport asks.
     static DRIVEN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Returns what this thread drove before.
+fn set_running(running: Option<Running>) -> Option<Running> {
+    ThreadCell::lend(&RUNNING, |current| std::mem::replace(current, running))
 }
 
 /// Tells the shards of a process apart: the number of the loop, which is not zero, above the index
@@ -60,7 +65,7 @@ pub(crate) fn own_loop(
     loop_number: u64,
     context: Option<&Bound<'_, PyContext>>,
 ) -> Option<(Py<LoopOfShard>, bool)> {
-    RUNNING.with_borrow(|running| {
+    ThreadCell::lend(&RUNNING, |running| {
         let running = running.as_ref().filter(|running| running.shard >> 16 == loop_number)?;
         let own = running.own_loop.as_ref()?.clone_ref(py);
         let is_known = context
@@ -174,7 +179,7 @@ impl Shard {
     /// Runs `operation` on the local part, if this thread may touch it now: because it drives the
     /// shard, or because nobody does. `operation` must not run Python code.
     pub(super) fn with_local<R>(&self, operation: impl FnOnce(&mut Local) -> R) -> Option<R> {
-        RUNNING.with_borrow_mut(|running| match running {
+        ThreadCell::lend(&RUNNING, |running| match running {
             Some(running) if running.shard == self.id => Some(operation(&mut running.local)),
             _ => self.parked.lock().as_mut().map(|local| {
                 // What this thread pushed while the shard ran comes first.
@@ -394,7 +399,7 @@ impl<'a> Seat<'a> {
         let local = shard.parked.lock().take();
         let local =
             local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
-        let outer = RUNNING.replace(Some(Running { shard: shard.id, local, own_loop }));
+        let outer = set_running(Some(Running { shard: shard.id, local, own_loop }));
         DRIVEN.set(shard.id);
         Ok(Self { shard, outer })
     }
@@ -404,7 +409,7 @@ impl Drop for Seat<'_> {
     fn drop(&mut self) {
         let outer = self.outer.take();
         DRIVEN.set(outer.as_ref().map_or(0, |outer| outer.shard));
-        let Some(Running { mut local, own_loop, .. }) = RUNNING.replace(outer) else {
+        let Some(Running { mut local, own_loop, .. }) = set_running(outer) else {
             return;
         };
         // The next run may be on another thread.

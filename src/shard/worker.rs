@@ -7,8 +7,8 @@
 use crate::loop_::event_loop::EventLoop;
 use crate::runtime::process;
 use crate::shard::Shard;
-use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
+use rloop_core::sync::{Condvar, Mutex};
 use std::sync::Arc;
 
 enum Order {

@@ -298,10 +298,11 @@ fn receive(py: Python<'_>, fd: RawFd, limit: usize) -> PyResult<Option<Bound<'_,
         Some(PyBytes::new(py, b""))
     } else if limit <= MAX_READ_SIZE {
         with_read_buffer(|buffer| {
-            let received = sockets::receive(fd, &mut buffer[..limit])?;
-            std::io::Result::Ok(received.map(|count| PyBytes::new(py, &buffer[..count])))
-        })
-        .or_os_error(py)?
+            match sockets::receive(fd, &mut buffer[..limit]).or_os_error(py)? {
+                Some(count) => ffi::new_bytes(py, &buffer[..count]).map(Some),
+                None => Ok(None),
+            }
+        })?
     } else {
         ffi::bytes_filled_by(py, limit, |buffer| {
             Ok(sockets::receive(fd, buffer).or_os_error(py)?.map(|(received, _)| received))

@@ -1,8 +1,17 @@
 """Calls on a transport from another thread than the loop's, which the loop forwards."""
 
+import asyncio
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
 import pytest
 
+import rloop
+from support.peers import receive_until_eof
 from support.programs import run_program
+from support.threads import PEER_TIMEOUT
 
 PROGRAM = """
 import asyncio, socket, threading
@@ -99,3 +108,46 @@ except KeyboardInterrupt:
 def test_a_flood_of_forwarded_calls_does_not_starve_signals(number: str, expected: str) -> None:
     outcome = run_program(FLOOD.format(signal=number), "rloop")
     assert (outcome.returncode, outcome.stdout) == (0, expected), outcome.stderr
+
+
+async def open_transport(ours: socket.socket) -> asyncio.Transport:
+    """Attach a socket to the running loop."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+    return transport
+
+
+@pytest.mark.parametrize("method", ["write", "writelines"])
+def test_writes_of_two_threads_on_a_stopped_loop_arrive_whole(method: str) -> None:
+    pieces = [b"A" * 300_000, b"B" * 300_000]
+    with closing(rloop.new_event_loop()) as loop:
+        for _ in range(20):
+            ours, peer = socket.socketpair()
+            with peer:
+                peer.settimeout(PEER_TIMEOUT)
+                ours.setblocking(False)
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                transport = loop.run_until_complete(open_transport(ours))
+                barrier = threading.Barrier(len(pieces), timeout=PEER_TIMEOUT)
+
+                def write(
+                    piece: bytes,
+                    transport: asyncio.Transport = transport,
+                    barrier: threading.Barrier = barrier,
+                ) -> None:
+                    barrier.wait()
+                    if method == "write":
+                        transport.write(bytearray(piece))
+                    else:
+                        transport.writelines([piece[:1000], b"", piece[1000:]])
+
+                with ThreadPoolExecutor(len(pieces)) as pool:
+                    for written in [pool.submit(write, piece) for piece in pieces]:
+                        written.result()
+                transport.close()
+                with ThreadPoolExecutor(1) as pool:
+                    received = loop.run_until_complete(
+                        loop.run_in_executor(pool, receive_until_eof, peer)
+                    )
+                assert sorted(received) == sorted(b"".join(pieces))
+                assert all(piece in received for piece in pieces)

@@ -5,6 +5,7 @@
 //!
 //! Received records are decrypted where they were received, so that the client costs less than the
 //! servers that it measures.
+#![expect(clippy::disallowed_types, reason = "no Python code runs here")]
 
 use std::cell::RefCell;
 use std::fs;

@@ -10,6 +10,6 @@ pub mod inbox;
 pub mod lifecycle;
 pub mod placement;
 pub mod records;
-mod sync;
+pub mod sync;
 pub mod timers;
 pub mod write_queue;

@@ -9,7 +9,7 @@
 //! the same reason a load is exact at every moment: [`Load`] counts an accepted connection once,
 //! from the choice of its home until it is closed, though other threads open and close it.
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

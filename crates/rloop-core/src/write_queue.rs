@@ -34,14 +34,16 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
         self.len == 0
     }
 
-    /// Appends what `chunk` holds from byte `offset` on.
+    /// Appends what `chunk` holds from byte `offset` on. Hands back a chunk that holds nothing: the
+    /// caller drops it where dropping is allowed.
     ///
     /// # Panics
     /// If `offset` is not 0 and the queue is not empty: only the oldest chunk can be partly sent.
-    pub fn push(&mut self, chunk: B, offset: usize) {
+    #[must_use]
+    pub fn push(&mut self, chunk: B, offset: usize) -> Option<B> {
         let len = chunk.as_ref().len();
         if offset >= len {
-            return;
+            return Some(chunk);
         }
         if self.chunks.is_empty() {
             self.first_offset = offset;
@@ -50,6 +52,7 @@ impl<B: AsRef<[u8]>> WriteQueue<B> {
         }
         self.len += len - offset;
         self.chunks.push_back(chunk);
+        None
     }
 
     /// The oldest chunk, and how much of it is gone.
@@ -116,8 +119,8 @@ mod tests {
     #[test]
     fn an_empty_chunk_leaves_no_trace() {
         let mut queue = WriteQueue::new();
-        queue.push(Vec::new(), 0);
-        queue.push(vec![1], 1);
+        assert_eq!(queue.push(Vec::new(), 0), Some(Vec::new()));
+        assert_eq!(queue.push(vec![1], 1), Some(vec![1]));
         assert!(queue.is_empty());
         assert_eq!(queue.slices().count(), 0);
     }
@@ -134,7 +137,7 @@ mod tests {
             for (index, chunk) in chunks.iter().enumerate() {
                 let offset = if index == 0 { first_offset } else { 0 };
                 model.extend_from_slice(chunk.get(offset..).unwrap_or_default());
-                queue.push(chunk.clone(), offset);
+                drop(queue.push(chunk.clone(), offset));
             }
             for take in takes {
                 prop_assert_eq!(queue.len(), model.len());

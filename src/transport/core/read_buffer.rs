@@ -1,6 +1,6 @@
 //! Where bytes are received before their number is known, and records are made that leave at once.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 
 /// The most one read takes, in bytes, as in asyncio.
 pub(crate) const MAX_READ_SIZE: usize = 256 * 1024;
@@ -28,19 +28,24 @@ impl ReadBuffer {
 }
 
 thread_local! {
-    static READ_BUFFER: RefCell<Option<ReadBuffer>> = const { RefCell::new(None) };
+    /// The buffer that the next use takes.
+    static READ_BUFFER: Cell<Option<ReadBuffer>> = const { Cell::new(None) };
 }
 
-/// Runs `operation` on the thread's buffer of [`MAX_READ_SIZE`] bytes. It must not run Python code.
+/// Runs `operation` on a buffer of [`MAX_READ_SIZE`] bytes.
 pub(crate) fn with_read_buffer<R>(operation: impl FnOnce(&mut [u8]) -> R) -> R {
     with_record_buffer(|buffer| operation(&mut buffer[..MAX_READ_SIZE]))
 }
 
 /// The same with room for the records of [`MAX_READ_SIZE`] bytes. The same memory serves, as what was
 /// received is gone by then: it is still in the cache.
+///
+/// The buffer is taken out of its thread meanwhile, not borrowed: the operation may run Python code, for
+/// example when it detaches and attaches again, and that code may come here. It gets a new buffer.
 pub(crate) fn with_record_buffer<R>(operation: impl FnOnce(&mut [u8]) -> R) -> R {
-    READ_BUFFER.with_borrow_mut(|buffer| {
-        let ReadBuffer { memory, start } = buffer.get_or_insert_with(ReadBuffer::new);
-        operation(&mut memory[*start..*start + MAX_READ_SIZE + ROOM_FOR_RECORDS])
-    })
+    let mut buffer = READ_BUFFER.take().unwrap_or_else(ReadBuffer::new);
+    let start = buffer.start;
+    let result = operation(&mut buffer.memory[start..start + MAX_READ_SIZE + ROOM_FOR_RECORDS]);
+    READ_BUFFER.set(Some(buffer));
+    result
 }

@@ -9,12 +9,12 @@ use crate::runtime::datagram::{DatagramSocket, Family};
 use crate::transport::core::{
     Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
-use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
+use rloop_core::sync::Mutex;
 use std::os::fd::RawFd;
 
 #[pymethods]
@@ -249,7 +249,7 @@ impl DatagramTransport {
         let py = slf.py();
         let open_loop =
             slf.get().event_loop(py).filter(|event_loop| event_loop.get().check_closed().is_ok());
-        let name = slf.get_type().name()?;
+        let name = slf.get_type().name()?.to_string();
         let state = slf.get().state.lock();
         let closed = match (&state.objects, state.life.is_closing()) {
             (None, _) => " closed",

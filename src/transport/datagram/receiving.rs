@@ -13,14 +13,15 @@ use crate::runtime::sys::datagrams::{BATCH, Buffers};
 use crate::transport::core::{Endpoint, Polled};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyContext};
-use std::cell::RefCell;
+use pyo3::types::PyContext;
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
 thread_local! {
-    /// Where datagrams are received before their sizes are known; made by the first receipt.
-    static BUFFERS: RefCell<Option<Buffers>> = const { RefCell::new(None) };
+    /// Where datagrams are received before their sizes are known; made by the first receipt, and taken out
+    /// of here by each.
+    static BUFFERS: Cell<Option<Buffers>> = const { Cell::new(None) };
 }
 
 /// The next thing to tell the protocol.
@@ -31,6 +32,8 @@ enum Next {
     Last(Received, Arc<ReadPath>),
     Datagram(Received, Arc<ReadPath>),
     Failure(io::Error, Py<PyContext>),
+    /// There was no memory for what was received.
+    Broken(PyErr, Arc<ReadPath>),
 }
 
 impl DatagramTransport {
@@ -92,6 +95,14 @@ impl DatagramTransport {
                     }
                     failed = true;
                 }
+                Next::Broken(error, path) => {
+                    let context = path.context.bind(slf.py());
+                    let message = "Fatal read error on datagram transport";
+                    let ended = ffi::in_context(context, || Self::fatal_error(slf, error, message));
+                    return ended.or_else(|error| {
+                        Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
+                    });
+                }
             }
         }
         Self::expect_more(slf);
@@ -114,47 +125,61 @@ impl DatagramTransport {
     /// Takes what was received before, or receives: for an event, or if tokio still says that there
     /// is something.
     fn next(slf: &Bound<'_, Self>, for_event: bool) -> Next {
-        let py = slf.py();
-        let mut state = slf.get().state.lock();
-        let Some(objects) = state.objects.as_ref().filter(|_| state.life.is_reader_active()) else {
-            return Next::Nothing;
+        let path = {
+            let mut state = slf.get().state.lock();
+            let reading = state.objects.as_ref().filter(|_| state.life.is_reader_active());
+            let Some(path) = reading.map(|objects| objects.read_path.clone()) else {
+                return Next::Nothing;
+            };
+            if let Some(received) = state.received.pop_front() {
+                return Next::Datagram(received, path);
+            }
+            path
         };
-        let path = objects.read_path.clone();
-        if let Some(received) = state.received.pop_front() {
-            return Next::Datagram(received, path);
+        let mut buffers = BUFFERS.take().unwrap_or_else(Buffers::new);
+        let next = Self::receive(slf, &mut buffers, path, for_event);
+        BUFFERS.set(Some(buffers));
+        next
+    }
+
+    fn receive(
+        slf: &Bound<'_, Self>,
+        buffers: &mut Buffers,
+        path: Arc<ReadPath>,
+        for_event: bool,
+    ) -> Next {
+        let py = slf.py();
+        let receipt = match &slf.get().state.lock().socket {
+            Some(socket) if for_event || socket.arm_read().is_some() => socket.receive(buffers),
+            _ => return Next::Nothing,
+        };
+        let count = match receipt {
+            Ok(Receipt::All(0)) => return Next::Nothing,
+            Ok(Receipt::More(0)) => {
+                Self::expect_more(slf);
+                return Next::Nothing;
+            }
+            Ok(Receipt::All(count) | Receipt::More(count)) => count,
+            Err(error) => return Next::Failure(error, path.context.clone_ref(py)),
+        };
+        let is_last = matches!(receipt, Ok(Receipt::All(1)));
+        let take = |index| {
+            let (data, name) = buffers.datagram(index);
+            let sender = Address::from_bytes(slf.get().family, name);
+            PyResult::Ok(Received { data: ffi::new_bytes(py, data)?.unbind(), sender })
+        };
+        let first = take(0);
+        if count > 1 {
+            match (1..count).map(take).collect::<PyResult<Vec<_>>>() {
+                Ok(others) => slf.get().state.lock().received.extend(others),
+                Err(error) => return Next::Broken(error, path),
+            }
         }
-        BUFFERS.with_borrow_mut(|buffers| {
-            let buffers = buffers.get_or_insert_with(Buffers::new);
-            let Some(socket) = state.socket.as_ref() else {
-                return Next::Nothing;
-            };
-            if !for_event && socket.arm_read().is_none() {
-                return Next::Nothing;
-            }
-            let receipt = match socket.receive(buffers) {
-                Ok(receipt) => receipt,
-                Err(error) => return Next::Failure(error, path.context.clone_ref(py)),
-            };
-            drop(state);
-            let take = |index| {
-                let (data, name) = buffers.datagram(index);
-                let sender = Address::from_bytes(slf.get().family, name);
-                Received { data: PyBytes::new(py, data).unbind(), sender }
-            };
-            match receipt {
-                Receipt::All(0) => Next::Nothing,
-                Receipt::All(1) => Next::Last(take(0), path),
-                Receipt::More(0) => {
-                    Self::expect_more(slf);
-                    Next::Nothing
-                }
-                Receipt::All(count) | Receipt::More(count) => {
-                    let others: Vec<_> = (1..count).map(take).collect();
-                    slf.get().state.lock().received.extend(others);
-                    Next::Datagram(take(0), path)
-                }
-            }
-        })
+        match first {
+            Ok(first) if is_last => Next::Last(first, path),
+            Ok(first) => Next::Datagram(first, path),
+            Err(error) => Next::Broken(error, path),
+        }
     }
 
     fn deliver(

@@ -1,10 +1,12 @@
 //! From `sendto()` to the socket: at once if nothing waits, else through the queue; and flow control.
 
 use super::addresses;
-use super::state::{DatagramState, Destination, Objects, Queued};
+use super::state::{DatagramState, Destination, Queued};
 use super::transport::{DatagramTransport, Remote};
 use crate::loop_::event_loop::EventLoop;
+use crate::py::buffer::Chunk;
 use crate::py::error::{Finally, os_error};
+use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::{self, Interrupt};
 use crate::py::{buffer, ffi};
 use crate::runtime::datagram::Address;
@@ -16,14 +18,33 @@ use pyo3::exceptions::{
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView};
+use rloop_core::flow::FlowChange;
 use rloop_core::lifecycle::Lifecycle;
 use std::io;
 
 /// What a queued datagram counts for beside its bytes, from Python 3.13 on.
 const HEADER_SIZE: usize = 8;
 
-/// How an attempt to send went.
+/// What a datagram leaves to do after the lock was let go of.
 enum Sent {
+    /// Nothing: the kernel has taken it.
+    Done,
+    /// It was queued; `starts` tells that nothing was queued before.
+    Queued { starts: bool, change: FlowChange },
+    /// The socket object has to send it, to this address.
+    ByPython(Py<PyAny>),
+    /// The transport is gone; so many sends came after that, plus one.
+    Lost(u32),
+    /// The transport has no socket any more.
+    Closed,
+    /// The kernel has refused it, which `error_received()` is to be told.
+    Refused(io::Error),
+    /// There was no memory to queue it.
+    Broken(io::Error),
+}
+
+/// How a call of the socket object went.
+enum Called {
     Done,
     /// The socket is full.
     NoRoom,
@@ -33,21 +54,15 @@ enum Sent {
     Broken(PyErr),
 }
 
-impl Sent {
-    /// The outcome of a call of the socket object.
-    fn by_python(py: Python<'_>, sent: PyResult<Py<PyAny>>) -> Self {
-        match sent {
-            Ok(_) => Self::Done,
-            Err(error)
-                if error.is_instance_of::<PyBlockingIOError>(py)
-                    || error.is_instance_of::<PyInterruptedError>(py) =>
-            {
-                Self::NoRoom
-            }
-            Err(error) if error.is_instance_of::<PyOSError>(py) => Self::Refused(error),
-            Err(error) => Self::Broken(error),
-        }
-    }
+/// What [`DatagramTransport::flush`] has found at the front of the queue.
+enum Step {
+    /// Nothing, or the socket is full.
+    Over,
+    /// A datagram was sent, and is to be dropped.
+    Done(Queued),
+    Refused(Queued, io::Error),
+    /// A datagram that the socket object has to send, to this address. It was taken out of the queue.
+    ByPython(Chunk, Py<PyAny>),
 }
 
 impl DatagramTransport {
@@ -106,47 +121,42 @@ impl DatagramTransport {
         data: &Bound<'_, PyAny>,
         address: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        let py = slf.py();
         let this = slf.get();
-        let destination = {
-            let mut state = this.state.lock();
-            if this.remote.is_some()
-                && let Some(count) = state.life.note_write()
-            {
-                drop(state);
-                return warn_about_lost_write(slf.py(), count);
+        let destination = this.destination(py, address);
+        let sent = if let Ok(bytes) = data.cast::<PyBytes>() {
+            let shared = || Ok(Chunk::Shared(SharedBytes::new(bytes)));
+            this.send_or_enqueue(bytes.as_bytes(), destination, shared)
+        } else {
+            let send =
+                |bytes: &[u8]| this.send_or_enqueue(bytes, destination, || Chunk::copy(bytes));
+            match ffi::with_bytes(data, send) {
+                Ok(sent) => sent,
+                Err(error) => return Self::broken(slf, error),
             }
-            if state.objects.is_none() {
-                // What asyncio's transport raises, which has no socket any more.
-                return Err(PyAttributeError::new_err("the transport has no socket: it is closed"));
-            }
-            let destination = this.destination(&state, slf.py(), address);
-            if !state.queue.is_empty() {
-                drop(state);
-                return Self::enqueue(slf, data, destination);
-            }
-            destination
         };
-        match Self::attempt(slf, data, &destination) {
+        match sent {
             Sent::Done => Ok(()),
-            Sent::NoRoom => Self::enqueue(slf, data, destination),
-            Sent::Refused(error) => Self::error_received(slf, error),
-            Sent::Broken(error) => Self::broken(slf, error),
+            Sent::Queued { starts, change } => Self::enqueued(slf, starts, change),
+            Sent::ByPython(address) => Self::send_by_python(slf, data, address),
+            Sent::Lost(count) => warn_about_lost_write(py, count),
+            // What asyncio's transport raises, which has no socket any more.
+            Sent::Closed => {
+                Err(PyAttributeError::new_err("the transport has no socket: it is closed"))
+            }
+            Sent::Refused(error) => Self::error_received(slf, os_error(py, &error)),
+            Sent::Broken(error) => Self::broken(slf, os_error(py, &error)),
         }
     }
 
-    fn destination(
-        &self,
-        state: &DatagramState,
-        py: Python<'_>,
-        address: Option<&Bound<'_, PyAny>>,
-    ) -> Destination {
+    fn destination(&self, py: Python<'_>, address: Option<&Bound<'_, PyAny>>) -> Destination {
         if self.is_connected {
             return Destination::Connected;
         }
         let Some(address) = address else {
             return Destination::Other(py.None());
         };
-        if let Some((sender, object)) = &state.last_sender
+        if let Some((sender, object)) = &self.state.lock().last_sender
             && object.is(address)
             && matches!(sender, Address::Inet(_) | Address::Inet6(_))
         {
@@ -158,46 +168,83 @@ impl DatagramTransport {
         }
     }
 
-    /// Tries the socket.
-    fn attempt(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>, destination: &Destination) -> Sent {
-        let py = slf.py();
-        let address = match destination {
-            Destination::Connected => None,
-            Destination::Numeric(address) => Some(address),
-            Destination::Other(address) => return Self::attempt_by_python(slf, data, address),
-        };
-        let send = |bytes: &[u8]| match slf.get().state.lock().socket.as_ref() {
-            Some(socket) => socket.send(bytes, address),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        };
-        let sent = match data.cast::<PyBytes>() {
-            Ok(bytes) => Ok(send(bytes.as_bytes())),
-            Err(_) => ffi::with_bytes(data, send),
-        };
-        match sent {
-            Ok(Ok(true)) => Sent::Done,
-            Ok(Ok(false)) => Sent::NoRoom,
-            Ok(Err(error)) => Sent::Refused(os_error(py, &error)),
+    /// Sends a datagram if nothing waits before it, and queues what `chunk` makes of it if the socket is
+    /// full. All of it happens under one lock, so no other datagram comes in between. `chunk` must not
+    /// run Python code.
+    fn send_or_enqueue(
+        &self,
+        bytes: &[u8],
+        destination: Destination,
+        chunk: impl FnOnce() -> io::Result<Chunk>,
+    ) -> Sent {
+        let mut state = self.state.lock();
+        if self.remote.is_some()
+            && let Some(count) = state.life.note_write()
+        {
+            return Sent::Lost(count);
+        }
+        if state.objects.is_none() {
+            return Sent::Closed;
+        }
+        if !state.has_queued() {
+            let address = match destination {
+                Destination::Other(address) => return Sent::ByPython(address),
+                Destination::Connected => None,
+                Destination::Numeric(ref address) => Some(address),
+            };
+            match state.send(bytes, address) {
+                Ok(true) => return Sent::Done,
+                Ok(false) => (),
+                Err(error) => return Sent::Refused(error),
+            }
+        }
+        match chunk() {
+            Ok(data) => {
+                let (starts, change) = state.enqueue(Queued { data, destination });
+                Sent::Queued { starts, change }
+            }
             Err(error) => Sent::Broken(error),
         }
     }
 
     /// Lets the socket object send to an address that may have to be resolved.
-    fn attempt_by_python(
+    fn send_by_python(
         slf: &Bound<'_, Self>,
         data: &Bound<'_, PyAny>,
-        address: &Py<PyAny>,
-    ) -> Sent {
+        address: Py<PyAny>,
+    ) -> PyResult<()> {
+        match Self::call_sendto(slf, data, &address) {
+            Called::Done => Ok(()),
+            Called::NoRoom => {
+                let data = Chunk::Shared(buffer::snapshot(data)?);
+                let queued = Queued { data, destination: Destination::Other(address) };
+                let (starts, change) = slf.get().state.lock().enqueue(queued);
+                Self::enqueued(slf, starts, change)
+            }
+            Called::Refused(error) => Self::error_received(slf, error),
+            Called::Broken(error) => Self::broken(slf, error),
+        }
+    }
+
+    fn call_sendto(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>, address: &Py<PyAny>) -> Called {
         let py = slf.py();
         let sock = {
             let state = slf.get().state.lock();
             state.objects.as_ref().map(|objects| objects.sock.clone_ref(py))
         };
-        match sock {
-            Some(sock) => {
-                Sent::by_python(py, sock.call_method1(py, intern!(py, "sendto"), (data, address)))
+        let Some(sock) = sock else {
+            return Called::Done;
+        };
+        match sock.call_method1(py, intern!(py, "sendto"), (data, address)) {
+            Ok(_) => Called::Done,
+            Err(error)
+                if error.is_instance_of::<PyBlockingIOError>(py)
+                    || error.is_instance_of::<PyInterruptedError>(py) =>
+            {
+                Called::NoRoom
             }
-            None => Sent::Done,
+            Err(error) if error.is_instance_of::<PyOSError>(py) => Called::Refused(error),
+            Err(error) => Called::Broken(error),
         }
     }
 
@@ -206,32 +253,29 @@ impl DatagramTransport {
         Self::fatal_error(slf, error, "Fatal write error on datagram transport")
     }
 
-    fn enqueue(
-        slf: &Bound<'_, Self>,
-        data: &Bound<'_, PyAny>,
-        destination: Destination,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let queued = Queued { data: buffer::snapshot(data)?, destination };
-        let context = ffi::copy_context(py)?;
-        let (change, starts, old_context) = {
-            let mut state = this.state.lock();
-            let starts = state.queue.is_empty();
-            state.queued += weight(&queued);
-            state.queue.push_back(queued);
-            let old_context = match &mut state.objects {
-                Some(objects) if starts => objects.write_context.replace(context),
-                _ => Some(context),
-            };
-            let buffered = state.queued;
-            (state.flow.grown(buffered), starts, old_context)
-        };
-        drop(old_context);
+    /// Does what is to be done after a datagram was queued.
+    fn enqueued(slf: &Bound<'_, Self>, starts: bool, change: FlowChange) -> PyResult<()> {
         if starts {
+            Self::renew_write_context(slf);
             Self::await_room(slf)?;
         }
         Self::apply_flow_change(slf, change)
+    }
+
+    /// Makes a copy of the current context that of the writing callbacks. Without memory for one they
+    /// keep the context they have, so that what is queued is sent.
+    fn renew_write_context(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        match ffi::copy_context(py) {
+            Ok(context) => {
+                let replaced = match &mut slf.get().state.lock().objects {
+                    Some(objects) => objects.write_context.replace(context),
+                    None => Some(context),
+                };
+                drop(replaced);
+            }
+            Err(error) => error.write_unraisable(py, Some(slf)),
+        }
     }
 
     /// Waits for room in the socket, or no longer.
@@ -271,12 +315,10 @@ impl DatagramTransport {
         let py = slf.py();
         let context = {
             let state = slf.get().state.lock();
-            match &state.objects {
-                Some(Objects { write_context: Some(context), .. }) if state.is_writing() => {
-                    Some(context.clone_ref(py))
-                }
-                _ => None,
-            }
+            let objects = state.objects.as_ref().filter(|_| state.is_writing());
+            objects.map(|objects| {
+                objects.write_context.as_ref().unwrap_or(&objects.read_path.context).clone_ref(py)
+            })
         };
         let Some(context) = context else {
             return Self::await_room(slf).or_else(|error| {
@@ -294,33 +336,30 @@ impl DatagramTransport {
         let py = slf.py();
         let this = slf.get();
         loop {
-            let front = {
-                let mut state = this.state.lock();
-                let front = state.queue.pop_front();
-                if let Some(front) = &front {
-                    state.queued -= weight(front);
+            let step = this.state.lock().next_step();
+            match step {
+                Step::Over => break,
+                Step::Done(sent) => drop(sent),
+                Step::Refused(refused, error) => {
+                    drop(refused);
+                    return Self::refused(slf, os_error(py, &error));
                 }
-                front
-            };
-            let Some(front) = front else {
-                break;
-            };
-            let data = (&front.data).into_pyobject(py)?;
-            match Self::attempt(slf, &data, &front.destination) {
-                Sent::Done => (),
-                Sent::NoRoom => {
-                    let mut state = this.state.lock();
-                    state.queued += weight(&front);
-                    state.queue.push_front(front);
-                    break;
+                Step::ByPython(data, address) => {
+                    let called = match data.object(py) {
+                        Ok(data) => Self::call_sendto(slf, data.as_any(), &address),
+                        Err(error) => Called::Broken(error),
+                    };
+                    let is_full = matches!(called, Called::NoRoom);
+                    let queued = Queued { data, destination: Destination::Other(address) };
+                    let dropped = this.state.lock().sent_by_python(queued, is_full);
+                    drop(dropped);
+                    match called {
+                        Called::Done => (),
+                        Called::NoRoom => break,
+                        Called::Refused(error) => return Self::refused(slf, error),
+                        Called::Broken(error) => return Self::broken(slf, error),
+                    }
                 }
-                Sent::Refused(error) => {
-                    // The others have their turn in another event, as in asyncio.
-                    Self::update_interest(slf);
-                    this.place.expect_event(Some(this.place.event(Direction::Write)));
-                    return Self::error_received(slf, error);
-                }
-                Sent::Broken(error) => return Self::broken(slf, error),
             }
         }
         let change = {
@@ -338,10 +377,83 @@ impl DatagramTransport {
         };
         told.finally(py, ended)
     }
+
+    /// Tells of a queued datagram that was refused. The others have their turn in another event, as in
+    /// asyncio.
+    fn refused(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let place = &slf.get().place;
+        Self::update_interest(slf);
+        place.expect_event(Some(place.event(Direction::Write)));
+        Self::error_received(slf, error)
+    }
+}
+
+impl DatagramState {
+    /// True if a datagram has to wait for others.
+    fn has_queued(&self) -> bool {
+        !self.queue.is_empty() || self.is_sending_by_python
+    }
+
+    /// Sends a datagram to `address`, or to where the socket is connected. Returns false if there is no
+    /// room for it.
+    fn send(&self, bytes: &[u8], address: Option<&Address>) -> io::Result<bool> {
+        match &self.socket {
+            Some(socket) => socket.send(bytes, address),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Queues a datagram; returns whether nothing was queued before.
+    fn enqueue(&mut self, queued: Queued) -> (bool, FlowChange) {
+        let starts = self.queue.is_empty();
+        self.queued += weight(&queued);
+        self.queue.push_back(queued);
+        (starts, self.flow.grown(self.queued))
+    }
+
+    /// Sends the oldest datagram, if there is room for it.
+    fn next_step(&mut self) -> Step {
+        let Some(front) = self.queue.front() else {
+            return Step::Over;
+        };
+        let sent = match &front.destination {
+            Destination::Connected => self.send(front.data.as_ref(), None),
+            Destination::Numeric(address) => self.send(front.data.as_ref(), Some(address)),
+            Destination::Other(_) => Ok(true),
+        };
+        if matches!(sent, Ok(false)) {
+            return Step::Over;
+        }
+        let Some(front) = self.queue.pop_front() else {
+            return Step::Over;
+        };
+        self.queued -= weight(&front);
+        match (sent, front) {
+            (Err(error), front) => Step::Refused(front, error),
+            (Ok(_), Queued { data, destination: Destination::Other(address) }) => {
+                self.is_sending_by_python = true;
+                Step::ByPython(data, address)
+            }
+            (Ok(_), front) => Step::Done(front),
+        }
+    }
+
+    /// The socket object was asked to send a datagram. If that is to be tried again, it is the oldest
+    /// one of the queue again. Returns what is to be dropped.
+    #[must_use]
+    fn sent_by_python(&mut self, queued: Queued, is_full: bool) -> Option<Queued> {
+        self.is_sending_by_python = false;
+        if !is_full || self.life.is_lost() {
+            return Some(queued);
+        }
+        self.queued += weight(&queued);
+        self.queue.push_front(queued);
+        None
+    }
 }
 
 /// How many bytes a queued datagram counts for.
 fn weight(queued: &Queued) -> usize {
     let header = if cfg!(Py_3_13) { HEADER_SIZE } else { 0 };
-    queued.data.len() + header
+    queued.data.as_ref().len() + header
 }

@@ -3,13 +3,13 @@
 //! One lock guards it all. The names follow `asyncio.selector_events`, whose rules these are.
 
 use crate::loop_::event_loop::EventLoop;
+use crate::py::buffer::Chunk;
 use crate::runtime::datagram::{Address, DatagramSocket};
 use crate::runtime::registration::Event;
 use crate::transport::core::PacketMethod;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyContext, PyDict};
 use rloop_core::flow::FlowControl;
 use rloop_core::lifecycle::Lifecycle;
@@ -58,7 +58,7 @@ pub(super) enum Destination {
 
 /// A datagram that waits for room.
 pub(super) struct Queued {
-    pub(super) data: PyBackedBytes,
+    pub(super) data: Chunk,
     pub(super) destination: Destination,
 }
 
@@ -76,6 +76,8 @@ pub(super) struct DatagramState {
     pub(super) queue: VecDeque<Queued>,
     /// What the queue counts for, in bytes.
     pub(super) queued: usize,
+    /// The socket object is being asked to send the oldest datagram, which is not in the queue.
+    pub(super) is_sending_by_python: bool,
     pub(super) flow: FlowControl,
     pub(super) life: Lifecycle,
 }
@@ -90,6 +92,7 @@ impl DatagramState {
             last_sender: None,
             queue: VecDeque::new(),
             queued: 0,
+            is_sending_by_python: false,
             flow: FlowControl::new(),
             life: Lifecycle::default(),
         }

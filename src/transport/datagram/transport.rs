@@ -2,16 +2,16 @@
 
 use super::state::DatagramState;
 use crate::loop_::event_loop::EventLoop;
+use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::Interrupt;
 use crate::runtime::datagram::Family;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
-use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
+use rloop_core::sync::Mutex;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
-    SendTo(PyBackedBytes, Option<Py<PyAny>>),
+    SendTo(SharedBytes, Option<Py<PyAny>>),
     ReviewFlow,
     PauseReading,
     ResumeReading,
@@ -56,8 +56,8 @@ impl DatagramTransport {
         let py = slf.py();
         let called = match call {
             Remote::SendTo(data, address) => {
-                let Ok(data) = data.into_pyobject(py);
-                Self::send_checked(slf, &data, address.as_ref().map(|address| address.bind(py)))
+                let address = address.as_ref().map(|address| address.bind(py));
+                Self::send_checked(slf, data.object(py), address)
             }
             Remote::ReviewFlow => Self::review_flow_here(slf),
             Remote::PauseReading => Self::pause_here(slf),

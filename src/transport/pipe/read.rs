@@ -11,12 +11,12 @@ use crate::runtime::stream::Read;
 use crate::transport::core::{
     Call, Endpoint, PacketMethod, Place, Polled, Transport, with_read_buffer,
 };
-use parking_lot::Mutex;
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rloop_core::lifecycle::Lifecycle;
+use rloop_core::sync::Mutex;
 use std::io;
 use std::sync::Arc;
 
@@ -60,6 +60,8 @@ enum Outcome<'py> {
     HangUpIsOver,
     End,
     Failed(io::Error),
+    /// There was no memory for the bytes.
+    Lost(PyErr),
 }
 
 impl Endpoint for ReadPipeTransport {
@@ -166,6 +168,7 @@ impl ReadPipeTransport {
             Outcome::HangUpIsOver => Self::renew(slf),
             Outcome::End => Self::on_end(slf),
             Outcome::Failed(error) => Self::read_failed(slf, os_error(slf.py(), &error)),
+            Outcome::Lost(error) => Self::read_failed(slf, error),
         }
     }
 
@@ -198,7 +201,10 @@ impl ReadPipeTransport {
             };
             let method = state.data_received.clone();
             drop(state);
-            Outcome::Data { data: PyBytes::new(py, &buffer[..length]), more, method }
+            match ffi::new_bytes(py, &buffer[..length]) {
+                Ok(data) => Outcome::Data { data, more, method },
+                Err(error) => Outcome::Lost(error),
+            }
         })
     }
 

@@ -5,11 +5,11 @@ use super::read::{ReadPipeTransport, ReadRemote, ReadState};
 use crate::loop_::event_loop::EventLoop;
 use crate::py::imports;
 use crate::transport::core::{Endpoint, Polled, Transport, extra_info};
-use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 use rloop_core::lifecycle::Lifecycle;
+use rloop_core::sync::Mutex;
 use std::os::fd::RawFd;
 
 #[pymethods]
@@ -136,7 +136,7 @@ impl ReadPipeTransport {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let watched = slf.get().is_watched(slf.py());
-        let name = slf.get_type().name()?;
+        let name = slf.get_type().name()?.to_string();
         let fd = slf.get().place.fd;
         let state = slf.get().state.lock();
         let polling = match (watched, state.life.is_reader_active()) {

@@ -6,25 +6,27 @@
 
 use super::objects::Objects;
 use crate::loop_::event_loop::EventLoop;
+use crate::py::buffer::Chunk;
 use crate::py::error::{OrOsError, os_error};
+use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::Interrupt;
 use crate::py::{buffer, ffi, imports};
 use crate::runtime::pipe::{Kind, WriteEnd};
 use crate::runtime::registration::Direction;
 use crate::runtime::stream::Sink;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
-use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyDict;
-use rloop_core::flow::FlowControl;
+use pyo3::types::{PyBytes, PyDict};
+use rloop_core::flow::{FlowChange, FlowControl};
 use rloop_core::lifecycle::Lifecycle;
+use rloop_core::sync::Mutex;
 use rloop_core::write_queue::WriteQueue;
+use std::io;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum WriteRemote {
-    Write(PyBackedBytes),
+    Write(SharedBytes),
     WriteEof,
     /// Pause the protocol if the new water marks say so.
     ReviewFlow,
@@ -38,11 +40,26 @@ pub(super) struct WriteState {
     /// `None` once the transport was closed.
     pub(super) end: Option<WriteEnd>,
     pub(super) extra: Py<PyDict>,
-    pub(super) queue: WriteQueue<PyBackedBytes>,
+    pub(super) queue: WriteQueue<Chunk>,
     pub(super) flow: FlowControl,
     pub(super) life: Lifecycle,
     /// Failed writes, and those after the end.
     pub(super) lost_writes: u32,
+}
+
+/// What a write leaves to do after the lock was let go of.
+#[must_use]
+pub(super) enum Written {
+    /// Nothing: the kernel has taken it.
+    Everything,
+    /// Bytes were queued; `starts` tells that nothing was queued before.
+    Queued {
+        starts: bool,
+        change: FlowChange,
+    },
+    /// The pipe is closing, or a write has failed; so many writes came after that.
+    Lost(u32),
+    Failed(io::Error),
 }
 
 /// A transport that writes to a pipe.
@@ -77,7 +94,10 @@ impl WritePipeTransport {
     ) -> Result<(), Interrupt> {
         let called = match call {
             WriteRemote::Write(data) => {
-                Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
+                let written = slf.get().write_checked(data.as_ref(), |sent| {
+                    Ok((Chunk::Shared(data.clone_ref(slf.py())), sent))
+                });
+                Self::finish_write(slf, written)
             }
             WriteRemote::WriteEof => Self::close_here(slf),
             WriteRemote::ReviewFlow => Self::review_flow_here(slf),
@@ -150,50 +170,56 @@ impl WritePipeTransport {
         Ok(())
     }
 
-    /// Writes checked bytes: at once if nothing waits, and the rest when the pipe has room.
+    /// Sends checked bytes at once if nothing waits before them, and queues what the pipe does not take:
+    /// that is what `rest` makes of the number of bytes that are gone, a chunk and its offset. `rest`
+    /// must not run Python code. [`WritePipeTransport::finish_write`] has to follow.
     pub(super) fn write_checked(
-        slf: &Bound<'_, Self>,
+        &self,
         bytes: &[u8],
-        snapshot: impl FnOnce() -> PyResult<PyBackedBytes>,
-    ) -> PyResult<()> {
-        let py = slf.py();
+        rest: impl FnOnce(usize) -> io::Result<(Chunk, usize)>,
+    ) -> Written {
+        let mut state = self.state.lock();
         if bytes.is_empty() {
-            return Ok(());
+            return Written::Everything;
         }
-        let written = {
-            let mut state = slf.get().state.lock();
-            if state.lost_writes > 0 || state.life.is_closing() {
-                let count = state.lost_writes;
-                state.lost_writes = state.lost_writes.saturating_add(1);
-                drop(state);
-                return warn_about_lost_write(py, count);
-            }
-            match &state.end {
-                Some(end) if state.queue.is_empty() => end.write(bytes),
-                _ => Ok(0),
-            }
+        if state.lost_writes > 0 || state.life.is_closing() {
+            let count = state.lost_writes;
+            state.lost_writes = state.lost_writes.saturating_add(1);
+            return Written::Lost(count);
+        }
+        let sent = match &state.end {
+            Some(end) if state.queue.is_empty() => end.write(bytes),
+            _ => Ok(0),
         };
-        match written {
-            Ok(sent) if sent == bytes.len() => Ok(()),
-            Ok(sent) => Self::enqueue(slf, snapshot()?, sent),
-            Err(error) => Self::write_failed(slf, os_error(py, &error)),
+        let rest = match sent {
+            Ok(sent) if sent == bytes.len() => return Written::Everything,
+            Ok(sent) => rest(sent),
+            Err(error) => Err(error),
+        };
+        match rest {
+            Ok((chunk, offset)) => {
+                let starts = state.queue.is_empty();
+                let empty = state.queue.push(chunk, offset);
+                debug_assert!(empty.is_none());
+                let buffered = state.queue.len();
+                Written::Queued { starts, change: state.flow.grown(buffered) }
+            }
+            Err(error) => Written::Failed(error),
         }
     }
 
-    fn enqueue(slf: &Bound<'_, Self>, data: PyBackedBytes, offset: usize) -> PyResult<()> {
-        let context = ffi::copy_context(slf.py())?;
-        let (change, replaced) = {
-            let mut state = slf.get().state.lock();
-            let starts = state.queue.is_empty();
-            state.queue.push(data, offset);
-            let replaced = match &mut state.objects {
-                Some(objects) if starts => std::mem::replace(&mut objects.context, context),
-                _ => context,
-            };
-            let buffered = state.queue.len();
-            (state.flow.grown(buffered), replaced)
+    /// Does what a write leaves to do.
+    pub(super) fn finish_write(slf: &Bound<'_, Self>, written: Written) -> PyResult<()> {
+        let py = slf.py();
+        let (starts, change) = match written {
+            Written::Everything => return Ok(()),
+            Written::Queued { starts, change } => (starts, change),
+            Written::Lost(count) => return warn_about_lost_write(py, count),
+            Written::Failed(error) => return Self::write_failed(slf, os_error(py, &error)),
         };
-        drop(replaced);
+        if starts {
+            Self::renew_context(slf);
+        }
         if let Err(error) = Self::await_room(slf) {
             // As in asyncio, a device that cannot be waited for is the writer's problem.
             let unsent = slf.get().state.lock().queue.take();
@@ -201,6 +227,22 @@ impl WritePipeTransport {
             return Err(error);
         }
         Self::apply_flow_change(slf, change)
+    }
+
+    /// Makes a copy of the current context that of the callbacks. Without memory for one they keep the
+    /// context they have, so that what is queued is sent.
+    fn renew_context(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        match ffi::copy_context(py) {
+            Ok(context) => {
+                let replaced = match &mut slf.get().state.lock().objects {
+                    Some(objects) => std::mem::replace(&mut objects.context, context),
+                    None => context,
+                };
+                drop(replaced);
+            }
+            Err(error) => error.write_unraisable(py, Some(slf)),
+        }
     }
 
     /// Asks for the next events. A failure that tokio remembers is looked at in an event of its own.
@@ -222,7 +264,15 @@ impl WritePipeTransport {
         if Self::forward(slf, || buffer::snapshot(data).map(WriteRemote::Write))? {
             return Ok(());
         }
-        ffi::with_bytes(data, |bytes| Self::write_checked(slf, bytes, || buffer::snapshot(data)))?
+        let written = match data.cast::<PyBytes>() {
+            Ok(bytes) => slf.get().write_checked(bytes.as_bytes(), |sent| {
+                Ok((Chunk::Shared(SharedBytes::new(bytes)), sent))
+            }),
+            Err(_) => ffi::with_bytes(data, |bytes| {
+                slf.get().write_checked(bytes, |sent| Ok((Chunk::copy(&bytes[sent..])?, 0)))
+            })?,
+        };
+        Self::finish_write(slf, written)
     }
 }
 

@@ -6,13 +6,13 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::imports;
 use crate::runtime::pipe::WriteEnd;
 use crate::transport::core::{Endpoint, Polled, Queueing, Transport, checked_limits, extra_info};
-use parking_lot::Mutex;
 use pyo3::exceptions::PyAssertionError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 use rloop_core::flow::FlowControl;
 use rloop_core::lifecycle::Lifecycle;
+use rloop_core::sync::Mutex;
 use rloop_core::write_queue::WriteQueue;
 use std::os::fd::RawFd;
 
@@ -187,7 +187,7 @@ impl WritePipeTransport {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let watched = slf.get().is_watched(slf.py());
-        let name = slf.get_type().name()?;
+        let name = slf.get_type().name()?.to_string();
         let fd = slf.get().place.fd;
         let state = slf.get().state.lock();
         let buffered = state.queue.len();

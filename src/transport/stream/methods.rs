@@ -12,12 +12,12 @@ use crate::shard::Work;
 use crate::transport::core::{
     Call, Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyContext, PyDict, PyList, PyTuple, PyType};
+use rloop_core::sync::Mutex;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -329,7 +329,7 @@ impl StreamTransport {
         let py = slf.py();
         let open_loop =
             slf.get().event_loop(py).filter(|event_loop| event_loop.get().check_closed().is_ok());
-        let name = slf.get_type().name()?;
+        let name = slf.get_type().name()?.to_string();
         let state = slf.get().state.lock();
         let closed = match (&state.objects, state.life.is_closing()) {
             (None, _) => " closed",

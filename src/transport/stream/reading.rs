@@ -26,6 +26,8 @@ enum Received<'py> {
     Decrypted(PyResult<()>, Option<Event>),
     End,
     Failed(std::io::Error),
+    /// There was no memory for the bytes.
+    Lost(PyErr),
 }
 
 /// What `get_buffer()` is told of how much is to come: nothing.
@@ -78,7 +80,10 @@ impl StreamTransport {
             {
                 return Some(Received::Decrypted(taken, more));
             }
-            Some(Received::Data(PyBytes::new(py, &buffer[..len]), more))
+            Some(match ffi::new_bytes(py, &buffer[..len]) {
+                Ok(data) => Received::Data(data, more),
+                Err(error) => Received::Lost(error),
+            })
         });
         // Not the calls alone: who is told later of what ends here is told in this context, too.
         let Some(received) = received else {
@@ -122,6 +127,9 @@ impl StreamTransport {
             Received::End => Self::on_end(slf),
             Received::Failed(error) => {
                 Self::fatal_error(slf, os_error(py, &error), "Fatal read error on socket transport")
+            }
+            Received::Lost(error) => {
+                Self::fatal_error(slf, error, "Fatal read error on socket transport")
             }
         }
     }

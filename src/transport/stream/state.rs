@@ -4,6 +4,7 @@
 //! go of the lock. The names follow `asyncio.selector_events`, whose rules these are.
 
 use crate::loop_::event_loop::EventLoop;
+use crate::py::buffer::Chunk;
 use crate::py::imports;
 use crate::runtime::registration::{Armed, Event};
 use crate::runtime::stream::{self, Flushed, Read, Sink, StreamSocket};
@@ -13,7 +14,6 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyContext, PyDict};
 use rloop_core::flow::{FlowChange, FlowControl};
 use rloop_core::lifecycle::Lifecycle;
@@ -95,8 +95,25 @@ pub(crate) struct Objects {
     /// each callback runs in a copy of the context of the code that scheduled it.
     pub(crate) own_context: Option<Py<PyContext>>,
     /// The context of the writing callbacks: the transport's own, or a copy made when the queue last
-    /// filled.
+    /// filled. `None` before the first, and while that is being made.
     pub(crate) write_context: Option<Py<PyContext>>,
+}
+
+/// What a write leaves to do after the lock was let go of.
+#[must_use]
+pub(crate) enum Written {
+    /// Nothing: the kernel has taken it.
+    Everything,
+    /// Bytes were queued; `starts` tells that nothing was queued before.
+    Queued {
+        starts: bool,
+        change: FlowChange,
+    },
+    /// The connection is gone; so many writes came after that, plus one.
+    Lost(u32),
+    /// The caller may not write.
+    Refused(PyErr),
+    Failed(io::Error),
 }
 
 /// The state of a stream transport.
@@ -106,7 +123,7 @@ pub(crate) struct StreamState {
     /// `None` before the transport starts and after it was closed.
     pub(crate) socket: Option<StreamSocket>,
     pub(crate) extra: Py<PyDict>,
-    pub(crate) queue: WriteQueue<PyBackedBytes>,
+    pub(crate) queue: WriteQueue<Chunk>,
     pub(crate) flow: FlowControl,
     pub(crate) life: Lifecycle,
     /// `write_eof()` was called.
@@ -170,36 +187,77 @@ impl StreamState {
         Ok(())
     }
 
-    /// Makes `context` that of the writing callbacks; returns the one to drop.
+    /// Makes `context` that of the writing callbacks, if something waits; returns the one to drop.
     #[must_use]
     pub(crate) fn set_write_context(&mut self, context: Py<PyContext>) -> Option<Py<PyContext>> {
         match &mut self.objects {
-            Some(objects) => objects.write_context.replace(context),
-            None => Some(context),
+            Some(objects) if !self.queue.is_empty() => objects.write_context.replace(context),
+            _ => Some(context),
         }
     }
 
-    /// Sends `data` at once if nothing waits before it; returns how many bytes the kernel took.
+    /// The context that the writing callbacks run in.
+    pub(crate) fn write_context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
+        let objects = self.objects.as_ref()?;
+        let context = objects.write_context.as_ref().unwrap_or(&objects.read_path.context);
+        Some(context.clone_ref(py))
+    }
+
+    /// Sends `data` at once if nothing waits before it, and queues what the kernel does not take: that
+    /// is what `rest` makes of the number of bytes that are gone, a chunk and its offset.
+    ///
+    /// All of it happens under one lock, so no other write comes in between. `rest` must not run Python
+    /// code.
     #[inline]
-    pub(crate) fn write_now(&self, data: &[u8]) -> io::Result<usize> {
-        match &self.socket {
-            Some(socket) if self.queue.is_empty() && !data.is_empty() => socket.write(data),
+    pub(crate) fn write(
+        &mut self,
+        data: &[u8],
+        rest: impl FnOnce(usize) -> io::Result<(Chunk, usize)>,
+    ) -> Written {
+        if (self.eof_written || self.empty_waiter.is_some())
+            && let Err(error) = self.check_writable("write")
+        {
+            return Written::Refused(error);
+        }
+        // asyncio does not count an empty write.
+        if data.is_empty() {
+            return Written::Everything;
+        }
+        if let Some(count) = self.life.note_write() {
+            return Written::Lost(count);
+        }
+        let sent = match &self.socket {
+            Some(socket) if self.queue.is_empty() => socket.write(data),
             _ => Ok(0),
+        };
+        match sent {
+            Ok(sent) if sent == data.len() => Written::Everything,
+            Ok(sent) => match rest(sent) {
+                Ok((chunk, offset)) => self.enqueue(chunk, offset),
+                Err(error) => Written::Failed(error),
+            },
+            Err(error) => Written::Failed(error),
         }
     }
 
-    /// Queues `data` from byte `offset` on, and asks for a write event if the queue was empty.
-    pub(crate) fn enqueue(&mut self, data: PyBackedBytes, offset: usize) -> io::Result<FlowChange> {
-        let was_empty = self.queue.is_empty();
-        self.queue.push(data, offset);
-        if was_empty && !self.queue.is_empty() {
-            self.socket.as_ref().map_or(Ok(()), Sink::arm_write)?;
+    /// Queues what is left of `chunk` from byte `offset` on, which is not nothing, and asks for a write
+    /// event if the queue was empty.
+    fn enqueue(&mut self, chunk: Chunk, offset: usize) -> Written {
+        let starts = self.queue.is_empty();
+        let empty = self.queue.push(chunk, offset);
+        debug_assert!(empty.is_none());
+        let armed = match &self.socket {
+            Some(socket) if starts => socket.arm_write(),
+            _ => Ok(()),
+        };
+        match armed {
+            Ok(()) => Written::Queued { starts, change: self.flow.grown(self.queue.len()) },
+            Err(error) => Written::Failed(error),
         }
-        Ok(self.flow.grown(self.queue.len()))
     }
 
     /// Sends what the kernel takes of the queue. `used` receives the chunks to drop.
-    pub(crate) fn flush(&mut self, used: &mut Vec<PyBackedBytes>) -> io::Result<Flushed> {
+    pub(crate) fn flush(&mut self, used: &mut Vec<Chunk>) -> io::Result<Flushed> {
         match &self.socket {
             Some(socket) => stream::flush(&mut self.queue, socket, used),
             None => Ok(Flushed::Everything),

@@ -2,20 +2,21 @@
 
 use super::state::StreamState;
 use crate::loop_::event_loop::EventLoop;
+use crate::py::buffer::Chunk;
 use crate::py::ffi;
+use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::{self, Interrupt};
 use crate::shard::Shard;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
-use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyContext;
+use rloop_core::sync::Mutex;
 use std::sync::Arc;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
-    Write(PyBackedBytes),
-    WriteLines(Vec<PyBackedBytes>),
+    Write(SharedBytes),
+    WriteLines(Vec<SharedBytes>),
     WriteEof,
     ReviewFlow,
     PauseReading,
@@ -71,7 +72,10 @@ impl StreamTransport {
     ) -> Result<(), Interrupt> {
         let called = match call {
             Remote::Write(data) => {
-                Self::write_checked(slf, data.as_ref(), || Ok(data.clone_ref(slf.py())))
+                let written = slf.get().state.lock().write(data.as_ref(), |sent| {
+                    Ok((Chunk::Shared(data.clone_ref(slf.py())), sent))
+                });
+                Self::finish_write(slf, written)
             }
             Remote::WriteLines(chunks) => {
                 let checked = slf.get().state.lock().check_writable("writelines");

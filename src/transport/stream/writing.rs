@@ -1,28 +1,20 @@
 //! From `write()` to the socket: at once if nothing waits, else through the queue; and flow control.
 
-use super::state::Objects;
+use super::state::Written;
 use super::transport::{Remote, StreamTransport};
 use crate::loop_::event_loop::EventLoop;
+use crate::py::buffer::Chunk;
 use crate::py::error::{Finally, OrOsError, os_error};
+use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::Interrupt;
 use crate::py::{buffer, ffi};
-use crate::runtime::stream::Flushed;
+use crate::runtime::stream::{Flushed, StreamSocket};
 use crate::transport::core::{Endpoint, Polled, Queueing, warn_about_lost_write};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use rloop_core::flow::FlowChange;
 use rloop_core::lifecycle::Lifecycle;
-
-/// How a write that is not finished went.
-enum Written {
-    /// The kernel took so many bytes.
-    Partly(usize),
-    /// The connection is gone; so many writes came after that, plus one.
-    Lost(u32),
-    Failed(std::io::Error),
-}
 
 impl StreamTransport {
     pub(crate) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -33,130 +25,94 @@ impl StreamTransport {
         if Self::forward(slf, || buffer::snapshot(data).map(Remote::Write))? {
             return Ok(());
         }
-        match bytes {
-            Ok(bytes) => Self::write_checked(slf, bytes.as_bytes(), || buffer::snapshot(data)),
-            Err(_) => ffi::with_bytes(data, |bytes| {
-                Self::write_checked(slf, bytes, || buffer::snapshot(data))
-            })?,
+        let written =
+            match bytes {
+                Ok(bytes) => slf.get().state.lock().write(bytes.as_bytes(), |sent| {
+                    Ok((Chunk::Shared(SharedBytes::new(bytes)), sent))
+                }),
+                Err(_) => ffi::with_bytes(data, |bytes| slf.get().write_copied(bytes))?,
+            };
+        Self::finish_write(slf, written)
+    }
+
+    /// Writes bytes that change after this call. No Python code runs. [`StreamTransport::finish_write`]
+    /// has to follow.
+    pub(crate) fn write_copied(&self, bytes: &[u8]) -> Written {
+        self.state.lock().write(bytes, |sent| Ok((Chunk::copy(&bytes[sent..])?, 0)))
+    }
+
+    /// Does what a write leaves to do.
+    #[inline]
+    pub(crate) fn finish_write(slf: &Bound<'_, Self>, written: Written) -> PyResult<()> {
+        match written {
+            Written::Everything => Ok(()),
+            written => Self::finish_unsent(slf, written),
         }
     }
 
-    /// Writes checked bytes: at once if nothing waits, and the rest when the socket has room.
-    pub(super) fn write_checked(
-        slf: &Bound<'_, Self>,
-        bytes: &[u8],
-        snapshot: impl FnOnce() -> PyResult<PyBackedBytes>,
-    ) -> PyResult<()> {
+    #[cold]
+    fn finish_unsent(slf: &Bound<'_, Self>, written: Written) -> PyResult<()> {
         let py = slf.py();
-        let written = {
-            let mut state = slf.get().state.lock();
-            if state.eof_written || state.empty_waiter.is_some() {
-                state.check_writable("write")?;
+        match written {
+            Written::Everything => Ok(()),
+            Written::Queued { starts, change } => {
+                if starts {
+                    Self::renew_write_context(slf);
+                }
+                Self::update_interest(slf);
+                Self::apply_flow_change(slf, change)
             }
-            // asyncio does not count an empty write.
-            let lost = if bytes.is_empty() { None } else { state.life.note_write() };
-            match lost {
-                Some(count) => Written::Lost(count),
-                None => match state.write_now(bytes) {
-                    Ok(sent) if sent == bytes.len() => return Ok(()),
-                    Ok(sent) => Written::Partly(sent),
-                    Err(error) => Written::Failed(error),
-                },
-            }
-        };
-        let sent = match written {
-            Written::Partly(sent) => sent,
-            Written::Lost(count) => return warn_about_lost_write(py, count),
+            Written::Lost(count) => warn_about_lost_write(py, count),
+            Written::Refused(error) => Err(error),
             Written::Failed(error) => {
-                return Self::fatal_error(
-                    slf,
-                    os_error(py, &error),
-                    "Fatal write error on socket transport",
-                );
-            }
-        };
-        Self::enqueue(slf, snapshot()?, sent)
-    }
-
-    /// Gives the socket what it takes of `bytes`, if nothing is in the way of a `write()`; returns how
-    /// much that was. No Python code runs. [`StreamTransport::write_on`] has to follow.
-    pub(crate) fn write_ahead(&self, bytes: &[u8]) -> std::io::Result<usize> {
-        let state = self.state.lock();
-        if state.eof_written || state.empty_waiter.is_some() || state.life.is_lost() {
-            return Ok(0);
-        }
-        state.write_now(bytes)
-    }
-
-    /// Completes a write that [`StreamTransport::write_ahead`] began: `rest` is what was left.
-    pub(crate) fn write_on(
-        slf: &Bound<'_, Self>,
-        ahead: std::io::Result<usize>,
-        rest: Option<Bound<'_, PyBytes>>,
-    ) -> PyResult<()> {
-        match (ahead, rest) {
-            (Err(error), _) => {
-                let error = os_error(slf.py(), &error);
+                let error = os_error(py, &error);
                 Self::fatal_error(slf, error, "Fatal write error on socket transport")
             }
-            (Ok(_), None) => Ok(()),
-            // Something is in the way, or the socket is full: that is for `write()` to say.
-            (Ok(0), Some(rest)) => Self::write(slf, rest.as_any()),
-            (Ok(_), Some(rest)) => Self::enqueue(slf, PyBackedBytes::from(rest), 0),
         }
     }
 
-    pub(super) fn enqueue(
-        slf: &Bound<'_, Self>,
-        data: PyBackedBytes,
-        offset: usize,
-    ) -> PyResult<()> {
-        let context = slf.get().callback_context(slf.py())?;
-        let (change, old_context) = {
-            let mut state = slf.get().state.lock();
-            let starts = state.queue.is_empty();
-            let change = state.enqueue(data, offset);
-            let old_context = if starts { state.set_write_context(context) } else { Some(context) };
-            (change, old_context)
-        };
-        drop(old_context);
-        Self::update_interest(slf);
-        match change {
-            Ok(change) => Self::apply_flow_change(slf, change),
-            Err(error) => {
-                let error = os_error(slf.py(), &error);
-                Self::fatal_error(slf, error, "Fatal write error on socket transport")
+    /// Makes a copy of the current context that of the writing callbacks. Without memory for one they
+    /// keep the context they have, so that what is queued is sent.
+    fn renew_write_context(slf: &Bound<'_, Self>) {
+        let py = slf.py();
+        match slf.get().callback_context(py) {
+            Ok(context) => {
+                let replaced = slf.get().state.lock().set_write_context(context);
+                drop(replaced);
             }
+            Err(error) => error.write_unraisable(py, Some(slf)),
         }
     }
 
     /// Queues all of `chunks` and sends them together.
-    pub(super) fn write_chunks(slf: &Bound<'_, Self>, chunks: Vec<PyBackedBytes>) -> PyResult<()> {
+    pub(super) fn write_chunks(slf: &Bound<'_, Self>, chunks: Vec<SharedBytes>) -> PyResult<()> {
         let py = slf.py();
-        let lost = slf.get().with_lifecycle(Lifecycle::note_write);
-        if let Some(count) = lost {
-            return warn_about_lost_write(py, count);
-        }
-        let mut used = Vec::new();
-        let (flushed, change) = {
+        let mut used = Vec::with_capacity(chunks.len());
+        let written = {
             let mut state = slf.get().state.lock();
-            for chunk in chunks {
-                state.queue.push(chunk, 0);
+            if let Some(count) = state.life.note_write() {
+                Err(count)
+            } else {
+                for chunk in chunks {
+                    used.extend(state.queue.push(Chunk::Shared(chunk), 0));
+                }
+                let flushed = state.flush(&mut used);
+                let buffered = state.queue.len();
+                let change = match flushed {
+                    Ok(Flushed::Partly) => state.flow.grown(buffered),
+                    Ok(Flushed::Everything) => state.flow.shrunk(buffered),
+                    Err(_) => FlowChange::Unchanged,
+                };
+                Ok((flushed, change))
             }
-            let flushed = state.flush(&mut used);
-            let buffered = state.queue.len();
-            let change = match flushed {
-                Ok(Flushed::Partly) => state.flow.grown(buffered),
-                Ok(Flushed::Everything) => state.flow.shrunk(buffered),
-                Err(_) => FlowChange::Unchanged,
-            };
-            (flushed, change)
         };
         drop(used);
+        let (flushed, change) = match written {
+            Ok(written) => written,
+            Err(count) => return warn_about_lost_write(py, count),
+        };
         if matches!(flushed, Ok(Flushed::Partly)) {
-            let context = slf.get().callback_context(py)?;
-            let old_context = slf.get().state.lock().set_write_context(context);
-            drop(old_context);
+            Self::renew_write_context(slf);
         }
         Self::update_interest(slf);
         if let Err(error) = flushed {
@@ -177,9 +133,9 @@ impl StreamTransport {
             if state.life.is_lost() || state.queue.is_empty() {
                 return Ok(());
             }
-            match &state.objects {
-                Some(Objects { write_context: Some(context), .. }) => context.clone_ref(py),
-                _ => return Ok(()),
+            match state.write_context(py) {
+                Some(context) => context,
+                None => return Ok(()),
             }
         };
         let context = context.bind(py);
@@ -223,12 +179,18 @@ impl StreamTransport {
         });
         let ended = if slf.get().with_queue(Lifecycle::drained) {
             Self::connection_lost(slf, None)
-        } else if slf.get().state.lock().eof_written {
+        } else if slf.get().is_to_shut_down() {
             slf.get().shutdown_write(py)
         } else {
             Ok(())
         };
         told.finally(py, ended)
+    }
+
+    /// True if nothing is left to send before the end.
+    fn is_to_shut_down(&self) -> bool {
+        let state = self.state.lock();
+        state.eof_written && state.queue.is_empty()
     }
 
     pub(super) fn write_failed(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
@@ -256,9 +218,7 @@ impl StreamTransport {
     }
 
     pub(super) fn shutdown_write(&self, py: Python<'_>) -> PyResult<()> {
-        match &self.state.lock().socket {
-            Some(socket) => socket.shutdown_write().or_os_error(py),
-            None => Ok(()),
-        }
+        let shut_down = self.state.lock().socket.as_ref().map(StreamSocket::shutdown_write);
+        shut_down.map_or(Ok(()), |shut_down| shut_down.or_os_error(py))
     }
 }

@@ -10,12 +10,12 @@
 
 use super::engine::{Batch, End, Filled, Progress};
 use crate::py::imports;
-use parking_lot::Mutex;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PySlice, PyString};
 use rloop_core::records::RecordBoundaries;
+use rloop_core::sync::Mutex;
 use std::ops::Range;
 
 /// The most that a record holds, in bytes of plaintext.

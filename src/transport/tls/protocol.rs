@@ -5,17 +5,17 @@ use super::lower::Lower;
 use super::state::{Application, Links, TlsState, Told};
 use super::transport::TlsTransport;
 use crate::loop_::event_loop::EventLoop;
+use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::Interrupt;
 use crate::py::{ffi, imports};
 use crate::shard::{Shard, Work};
 use crate::transport::core::{Call, Endpoint};
-use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
+use rloop_core::sync::Mutex;
 use std::sync::{Arc, OnceLock};
 
 /// How much a transport of another loop may receive at a time, in bytes.
@@ -24,8 +24,8 @@ const BUFFER_SIZE: usize = 64 * 1024;
 /// A call on a transport, which may come from another thread than its own.
 pub(crate) enum Remote {
     ConnectionMade(Lower),
-    Write(PyBackedBytes),
-    WriteChunks(Vec<PyBackedBytes>),
+    Write(SharedBytes),
+    WriteChunks(Vec<SharedBytes>),
     ReviewFlow,
     PauseReading,
     ResumeReading,
@@ -284,8 +284,8 @@ impl TlsProtocol {
             return Ok(());
         };
         let received = ffi::with_bytes(buffer.bind(py), |bytes| {
-            bytes.get(..nbytes).map(|received| PyBytes::new(py, received))
-        })?;
+            bytes.get(..nbytes).map(|received| ffi::new_bytes(py, received)).transpose()
+        })??;
         match received {
             Some(received) => Self::receive(slf, &received),
             None => Err(PyValueError::new_err("buffer_updated() got more than the buffer holds")),

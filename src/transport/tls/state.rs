@@ -7,10 +7,10 @@ use super::engine::Engine;
 use super::lower::Lower;
 use super::transport::TlsTransport;
 use crate::loop_::event_loop::EventLoop;
+use crate::py::ffi::SharedBytes;
 use crate::transport::stream::Receiver;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use rloop_core::flow::FlowControl;
 use rloop_core::write_queue::WriteQueue;
@@ -101,7 +101,7 @@ pub(super) struct Reading {
 /// The sending side.
 pub(super) struct Writing {
     /// Plaintext.
-    pub(super) backlog: WriteQueue<PyBackedBytes>,
+    pub(super) backlog: WriteQueue<SharedBytes>,
     pub(super) flow: FlowControl,
     /// The transport below does not want to be written to.
     pub(super) is_held: bool,
@@ -216,9 +216,9 @@ impl Writing {
         let Some((chunk, offset)) = self.backlog.first() else {
             return Ok(None);
         };
-        let first_len = chunk.len() - offset;
+        let first_len = chunk.as_ref().len() - offset;
         if first_len >= LARGEST_JOINED || first_len == self.backlog.len() {
-            let Ok(data) = chunk.into_pyobject(py);
+            let data = chunk.object(py).clone();
             let part = offset..offset + first_len.min(LARGEST_PIECE);
             return Ok(Some(Piece { data, part }));
         }

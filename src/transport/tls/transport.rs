@@ -62,7 +62,7 @@ impl OneArgumentMethod for Write {
             )));
         }
         let chunk = buffer::snapshot(data)?;
-        if chunk.is_empty() {
+        if chunk.as_ref().is_empty() {
             return Ok(());
         }
         TlsProtocol::call(slf.get().protocol.bind(data.py()), Remote::Write(chunk))

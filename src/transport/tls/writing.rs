@@ -4,42 +4,39 @@ use super::engine::Engine;
 use super::lower::Lower;
 use super::protocol::{Remote, TlsProtocol};
 use super::state::{LARGEST_JOINED, LARGEST_PIECE, Phase, Piece, WRITE_HIGH};
+use crate::py::ffi::SharedBytes;
 use crate::py::imports;
 use crate::py::interrupt::{self, Interrupt};
 use crate::transport::core::{Endpoint, checked_limits_from};
-use crate::transport::stream::StreamTransport;
+use crate::transport::stream::{StreamTransport, Written};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
 use rloop_core::flow::FlowChange;
 use rloop_core::lifecycle::Lifecycle;
-use std::io;
 
 /// How much an application may write while it is being told something before it is encrypted all the
 /// same, in bytes. It may be waiting to be paused.
 const MOST_GATHERED: usize = 64 * 1024;
 
-/// Records that were given to the socket.
+/// Records that were given to the transport below. It may pause us, or be lost, when the write is
+/// completed.
 struct Begun<'py> {
     lower: Bound<'py, StreamTransport>,
-    /// How much of them the socket took.
-    taken: io::Result<usize>,
-    /// What is left.
-    rest: Option<Bound<'py, PyBytes>>,
+    written: Written,
 }
 
 impl Begun<'_> {
-    /// Leaves the rest to the transport below, which may pause us, or be lost.
     fn complete(self) -> PyResult<()> {
-        StreamTransport::write_on(&self.lower, self.taken, self.rest)
+        StreamTransport::finish_write(&self.lower, self.written)
     }
 }
 
 impl TlsProtocol {
     pub(super) fn write(
         slf: &Bound<'_, Self>,
-        chunks: impl IntoIterator<Item = PyBackedBytes>,
+        chunks: impl IntoIterator<Item = SharedBytes>,
     ) -> PyResult<()> {
+        // Chunks without a byte, dropped without the lock.
+        let mut empty = Vec::new();
         let (lost, may_wait) = {
             let mut state = slf.get().state.lock();
             if state.is_write_lost() {
@@ -48,7 +45,7 @@ impl TlsProtocol {
                 (Some(lost), false)
             } else {
                 for chunk in chunks {
-                    state.writing.backlog.push(chunk, 0);
+                    empty.extend(state.writing.backlog.push(chunk, 0));
                 }
                 let writing = &state.writing;
                 if state.phase != Phase::Wrapped
@@ -103,12 +100,12 @@ impl TlsProtocol {
     /// Sends the gathered writes before an operation that shows or decides whether they were sent.
     pub(super) fn send_early(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let (is_gathering, outer) = {
+        let (is_gathering, inner_transport) = {
             let state = slf.get().state.lock();
-            let inner_transport = state.links.lower.as_ref();
-            let outer = inner_transport.and_then(|lower| lower.tls(py));
-            (state.writing.is_gathering, outer)
+            let inner_transport = state.links.lower.as_ref().map(|lower| lower.clone_ref(py));
+            (state.writing.is_gathering, inner_transport)
         };
+        let outer = inner_transport.and_then(|lower| lower.tls(py));
         if is_gathering {
             Self::send_waiting(slf)?;
         }
@@ -196,7 +193,7 @@ impl TlsProtocol {
             };
             drop(used);
             if let Some(begun) = begun {
-                let has_failed = begun.taken.is_err();
+                let has_failed = matches!(begun.written, Written::Failed(_));
                 begun.complete()?;
                 if has_failed {
                     return Ok(());
@@ -225,16 +222,10 @@ impl TlsProtocol {
             _ => return None,
         };
         let lower = lower.into_bound(py);
-        let written =
-            engine.write_through(py, &piece.data.as_bytes()[piece.part.clone()], |records| {
-                let taken = lower.get().write_ahead(records);
-                let rest = match taken {
-                    Ok(taken) if taken < records.len() => Some(PyBytes::new(py, &records[taken..])),
-                    _ => None,
-                };
-                (taken, rest)
-            })?;
-        Some(written.map(|(taken, rest)| Begun { lower, taken, rest }))
+        let plaintext = &piece.data.as_bytes()[piece.part.clone()];
+        let write = |records: &[u8]| lower.get().write_copied(records);
+        let written = engine.write_through(py, plaintext, write)?;
+        Some(written.map(|written| Begun { lower, written }))
     }
 
     /// Sends the records there are, and sees to the flow control.

@@ -12,11 +12,11 @@ use super::error::exception;
 use super::setup::{RustlsSetup, Side};
 use crate::py::{ffi, imports};
 use crate::transport::core::with_record_buffer;
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyNotImplementedError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyType};
+use rloop_core::sync::Mutex;
 use rloop_tls::certificate::describe;
 use rloop_tls::config::VerifyMode;
 use rloop_tls::error::TlsError;
@@ -210,7 +210,7 @@ impl RustlsObject {
             let mut chunks = std::mem::take(&mut connection.records);
             drop(connection);
             if !control.is_empty() {
-                chunks.push_back(PyBytes::new(py, &control).unbind());
+                chunks.push_back(ffi::new_bytes(py, &control)?.unbind());
             }
             chunks
         };

@@ -1,0 +1,18 @@
+//! The synchronisation primitives of the workspace: the real ones, or loom's under `--cfg loom`.
+
+#[cfg(not(loom))]
+mod locks;
+#[cfg(loom)]
+mod models;
+
+#[cfg(all(not(loom), debug_assertions))]
+pub use locks::assert_nothing_is_held;
+#[cfg(not(loom))]
+pub use locks::{Condvar, Mutex, MutexGuard, ThreadCell};
+#[cfg(loom)]
+pub use models::Mutex;
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::AtomicU8;
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::AtomicU8;
