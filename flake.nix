@@ -65,7 +65,7 @@
       # Frame pointers, as in ci/build.py. cargoSetupHook has rustflags of its own, for which cargo
       # ignores those of pyproject.toml.
       framePointers = {
-        CFLAGS = "-fno-omit-frame-pointer";
+        CFLAGS = "-fno-omit-frame-pointer -mno-omit-leaf-frame-pointer";
         RUSTFLAGS = "-Cforce-frame-pointers=yes";
       };
 

@@ -63,7 +63,7 @@ def build_environment(source: Path, inherited: Mapping[str, str]) -> dict[str, s
     ]
     return kept | {
         "CARGO_ENCODED_RUSTFLAGS": "\x1f".join(flags),
-        "CFLAGS": "-fno-omit-frame-pointer",
+        "CFLAGS": "-fno-omit-frame-pointer -mno-omit-leaf-frame-pointer",
         "CARGO_TARGET_DIR": str(target),
         "MACOSX_DEPLOYMENT_TARGET": MACOS,
         "SOURCE_DATE_EPOCH": SOURCE_DATE_EPOCH,

@@ -63,7 +63,7 @@ def test_variables_that_change_the_code_are_taken_out(name: str) -> None:
 def test_rust_and_c_code_has_frame_pointers_whatever_the_flags_were() -> None:
     environment = build_environment(SOURCE, {"CFLAGS": "-O1", "RUSTFLAGS": "-Copt-level=0"})
     assert "-Cforce-frame-pointers=yes" in environment["CARGO_ENCODED_RUSTFLAGS"].split("\x1f")
-    assert environment["CFLAGS"] == "-fno-omit-frame-pointer"
+    assert environment["CFLAGS"] == "-fno-omit-frame-pointer -mno-omit-leaf-frame-pointer"
 
 
 @pytest.mark.parametrize(
