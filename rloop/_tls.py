@@ -22,6 +22,7 @@ asyncio's own TLS protocol decides. It keeps its timer at that point from Python
 """
 
 
+@_rloop._own_native_methods
 class TlsTransport(_rloop.TlsTransport):
     """The transport of a TLS connection."""
 

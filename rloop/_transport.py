@@ -30,6 +30,7 @@ def _describe_socket(info: dict[str, Any], sock: socket.socket) -> None:
             info["peername"] = None
 
 
+@_rloop._own_native_methods
 class SocketTransport(_rloop.StreamTransport):
     """A stream transport on a connected, non-blocking TCP or Unix socket."""
 
@@ -78,6 +79,7 @@ class SocketTransport(_rloop.StreamTransport):
             self._release()
 
 
+@_rloop._own_native_methods
 class DatagramTransport(_rloop.DatagramTransport):
     """A datagram transport on a non-blocking UDP or Unix socket."""
 
@@ -112,6 +114,7 @@ class DatagramTransport(_rloop.DatagramTransport):
             self._release()
 
 
+@_rloop._own_native_methods
 class ReadPipeTransport(_rloop.ReadPipeTransport):
     """A transport that reads from a pipe, a fifo, a socket or a terminal."""
 
@@ -147,6 +150,7 @@ class ReadPipeTransport(_rloop.ReadPipeTransport):
             self._release()
 
 
+@_rloop._own_native_methods
 class WritePipeTransport(_rloop.WritePipeTransport):
     """A transport that writes to a pipe, a fifo, a socket or a character device."""
 

@@ -46,6 +46,7 @@ atexit.register(_rloop._park_running_loops)
 _T = TypeVar("_T")
 
 
+@_rloop._own_native_methods
 class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     """A drop-in asyncio event loop on tokio.
 

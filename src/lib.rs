@@ -20,7 +20,10 @@ mod _rloop {
     use crate::loop_::event_loop::EventLoop;
     #[pymodule_export]
     use crate::loop_::handle::{Handle, ThreadSafeHandle, TimerHandle};
-    use crate::py::{ffi, subclass};
+    use crate::py::ffi;
+    use crate::py::ffi::instance;
+    #[pymodule_export]
+    use crate::py::subclass::own_native_methods;
     use crate::runtime::process;
     use crate::shard::exit;
     #[pymodule_export]
@@ -48,6 +51,12 @@ mod _rloop {
         process::after_fork_in_child();
     }
 
+    /// Whether methods of protocols are kept between events, for the tests: the layout of instances is known.
+    #[pyfunction]
+    fn _keeps_methods(py: Python<'_>) -> PyResult<bool> {
+        instance::layout_is_known(py)
+    }
+
     /// Called by `atexit`.
     #[pyfunction]
     fn _park_running_loops(py: Python<'_>) {
@@ -62,12 +71,6 @@ mod _rloop {
         ffi::make_immortal::<ThreadSafeHandle>(py);
         ffi::make_immortal::<TimerHandle>(py);
         ffi::add_one_argument_method::<stream::Write>(py)?;
-        ffi::add_one_argument_method::<tls::Write>(py)?;
-        subclass::prepare::<DatagramTransport>(py)?;
-        subclass::prepare::<EventLoop>(py)?;
-        subclass::prepare::<ReadPipeTransport>(py)?;
-        subclass::prepare::<StreamTransport>(py)?;
-        subclass::prepare::<TlsTransport>(py)?;
-        subclass::prepare::<WritePipeTransport>(py)
+        ffi::add_one_argument_method::<tls::Write>(py)
     }
 }

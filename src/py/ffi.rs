@@ -5,6 +5,7 @@
 
 #[cfg(python_entries_checked)]
 mod entries;
+pub(crate) mod instance;
 
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
 use pyo3::ffi::compat;

@@ -74,7 +74,6 @@ pub(crate) static SSL_CERTIFICATE_ERROR: Import = Import::new("ssl", "Certificat
 pub(crate) static SSL_SYSCALL_ERROR: Import = Import::new("ssl", "SSLSyscallError");
 pub(crate) static SSL_WANT_READ_ERROR: Import = Import::new("ssl", "SSLWantReadError");
 pub(crate) static SSL_ZERO_RETURN_ERROR: Import = Import::new("ssl", "SSLZeroReturnError");
-pub(crate) static METHOD: Import = Import::new("types", "MethodType");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");
 pub(crate) static GET_FRAME: Import = Import::new("sys", "_getframe");

@@ -7,8 +7,9 @@
 //! | exceptions for failed system calls | `error` |
 //! | Python objects that Rust looks up by name | `imports` |
 //! | the exceptions that leave an iteration | `interrupt` |
+//! | methods of the program's objects that are called for each event | `method` |
 //! | objects that the collector sees before they are complete | `initialized` |
-//! | Python classes that derive from native ones | `subclass` |
+//! | native methods of the classes that derive from native ones | `subclass` |
 //!
 //! Lock rule, for this module and all above it: no lock is held while Python code may run. Python code
 //! runs when something is called, and also when a reference is dropped.
@@ -19,4 +20,5 @@ pub(crate) mod ffi;
 pub(crate) mod imports;
 pub(crate) mod initialized;
 pub(crate) mod interrupt;
+pub(crate) mod method;
 pub(crate) mod subclass;

@@ -1,40 +1,35 @@
-//! What happens when a Python class derives from a native one, as every loop and transport does.
+//! Native methods of the classes that this package derives from native ones.
 //!
 //! The interpreter specializes a call of a native method only if the class of the receiver is the
 //! very one that the method was added to, which that of a subclass's instance never is. A call costs
-//! 170 instructions more then, and the interpreter tries to specialize it again now and then. So a
-//! subclass gets the methods that it inherits as its own. What it defines itself stays as it is.
+//! 170 instructions more then, and the interpreter tries to specialize it again now and then. So the
+//! classes whose instances a program gets, `TokioLoop` and the transports, have the methods that they
+//! inherit from native classes as their own.
+//!
+//! Classes of the program that derive from them do not: a copy there would hide what a class between it and
+//! `TokioLoop` defines, and what a test puts on `TokioLoop` later.
 
 use crate::py::ffi;
-use pyo3::PyTypeInfo;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict, PyMapping, PyString, PySuper, PyType};
+use pyo3::types::{PyMapping, PyString, PyType};
 
-/// Gives the native class `T` its `__init_subclass__()`, which passes the keywords on to the next
-/// class in the method resolution order.
-///
-/// # Errors
-/// What the interpreter raises.
-pub(crate) fn prepare<T: PyTypeInfo>(py: Python<'_>) -> PyResult<()> {
-    let name = c"__init_subclass__";
-    let function = PyCFunction::new_closure(py, Some(name), None, |arguments, keywords| {
-        let class = arguments.get_item(0)?;
-        init::<T>(class.cast()?, keywords)
-    })?;
-    let method = PyModule::import(py, "builtins")?.getattr("classmethod")?.call1((function,))?;
-    py.get_type::<T>().setattr("__init_subclass__", method)
-}
+/// The module whose classes are native.
+const MODULE: &str = "rloop._rloop";
 
-fn init<T: PyTypeInfo>(
-    class: &Bound<'_, PyType>,
-    keywords: Option<&Bound<'_, PyDict>>,
-) -> PyResult<()> {
-    let native = class.py().get_type::<T>();
-    PySuper::new(&native, class)?.call_method("__init_subclass__", (), keywords)?;
-    let namespace = native.getattr(intern!(class.py(), "__dict__"))?;
-    for name in namespace.cast::<PyMapping>()?.keys()? {
-        ffi::own_method(class, name.cast::<PyString>()?)?;
+/// Gives a class the methods that it inherits from classes of this module as its own, and returns it.
+/// What it or another base overrides stays as it is.
+#[pyfunction(name = "_own_native_methods")]
+pub(crate) fn own_native_methods(class: Bound<'_, PyType>) -> PyResult<Bound<'_, PyType>> {
+    let py = class.py();
+    for base in class.mro().iter().skip(1) {
+        if !base.getattr(intern!(py, "__module__"))?.eq(MODULE)? {
+            continue;
+        }
+        let namespace = base.getattr(intern!(py, "__dict__"))?;
+        for name in namespace.cast::<PyMapping>()?.keys()? {
+            ffi::own_method(&class, name.cast::<PyString>()?)?;
+        }
     }
-    Ok(())
+    Ok(class)
 }

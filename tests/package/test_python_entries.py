@@ -24,11 +24,15 @@ UNCHECKED = frozenset(
         "PyBytes_FromStringAndSize",
         "PyBytes_Size",
         "PyTuple_GetItem",
+        "PyType_GetFlags",
         "Py_IsFinalizing",
         "Py_IsInitialized",
         "_Py_IncRef",
     }
 )
+
+#: Functions whose address is compared and that are never called.
+COMPARED = frozenset({"PyObject_GenericGetAttr"})
 
 
 def undefined_symbols(library: bytes) -> set[str]:
@@ -66,6 +70,6 @@ def test_every_function_of_the_c_api_that_is_called_is_checked_or_known_to_be_ha
     }
     listed = LISTED.read_text(encoding="utf-8").split()
     assert "PyObject_Vectorcall" in called
-    assert called - UNCHECKED <= set(listed)
+    assert called - UNCHECKED - COMPARED <= set(listed)
     assert listed == sorted(listed)
-    assert not UNCHECKED & set(listed)
+    assert not (UNCHECKED | COMPARED) & set(listed)

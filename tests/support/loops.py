@@ -8,11 +8,22 @@ loop is an error of the run, never a skipped test.
 import asyncio
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 DEFAULT_LOOPS = ("asyncio", "rloop")
 KNOWN_LOOPS = ("asyncio", "rloop", "uvloop", "zuvloop")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def class_of(loop_name: str) -> Any:
+    """Return the class of the loops of that name, for classes that derive from it.
+
+    Raises ValueError and ImportError as `factory_of` does.
+    """
+    loop = factory_of(loop_name)()
+    loop.close()
+    return type(loop)
 
 
 def factory_of(loop_name: str) -> LoopFactory:

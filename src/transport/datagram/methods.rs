@@ -54,7 +54,7 @@ impl DatagramTransport {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
             protocol: protocol.clone().unbind(),
-            read_path: ReadPath::new(protocol, ffi::copy_context(py)?)?,
+            read_path: ReadPath::new(protocol.clone().unbind(), ffi::copy_context(py)?),
             write_context: None,
         };
         // An address of a connected socket is true, as for asyncio.
@@ -130,7 +130,7 @@ impl DatagramTransport {
         let Some(context) = context else {
             return Ok(());
         };
-        let path = ReadPath::new(protocol, context)?;
+        let path = ReadPath::new(protocol.clone().unbind(), context);
         let replaced = self.state.lock().objects.as_mut().map(|objects| {
             (
                 std::mem::replace(&mut objects.protocol, protocol.clone().unbind()),

@@ -186,13 +186,21 @@ impl DatagramTransport {
         slf: &Bound<'_, Self>,
         event_loop: &Bound<'_, EventLoop>,
         received: Received,
-        path: &ReadPath,
+        path: &Arc<ReadPath>,
     ) -> Result<(), Interrupt> {
         let py = slf.py();
-        let data = received.data.into_bound(py).into_any();
+        let data = received.data;
         let context = path.context.bind(py);
         let called = slf.get().sender_object(py, received.sender).and_then(|sender| {
-            ffi::in_context(context, || path.datagram_received.call_with(&data, sender.bind(py)))
+            ffi::in_context(context, || {
+                let protocol = path.protocol.bind(py);
+                match path.datagram_received.function(protocol) {
+                    Some(function) => function.call1((protocol, data, sender)),
+                    None => Self::look_up(slf, path, || {
+                        protocol.call_method1(intern!(py, "datagram_received"), (data, sender))
+                    }),
+                }
+            })
         });
         match called {
             Ok(_) => Ok(()),
@@ -200,6 +208,26 @@ impl DatagramTransport {
                 Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
             }
         }
+    }
+
+    /// Calls the method by its name, and keeps what was found for the next datagram.
+    #[cold]
+    fn look_up<R>(slf: &Bound<'_, Self>, path: &Arc<ReadPath>, call: impl FnOnce() -> R) -> R {
+        let called = call();
+        let Some(renewed) = path.found_again(slf.py()) else {
+            return called;
+        };
+        let replaced = {
+            let mut state = slf.get().state.lock();
+            match &mut state.objects {
+                Some(objects) if Arc::ptr_eq(&objects.read_path, path) => {
+                    std::mem::replace(&mut objects.read_path, renewed)
+                }
+                _ => renewed,
+            }
+        };
+        drop(replaced);
+        called
     }
 
     /// What Python knows the sender by.
@@ -245,7 +273,7 @@ impl DatagramTransport {
         let Some(protocol) = this.protocol(py) else {
             return Ok(());
         };
-        let path = ReadPath::new(protocol.bind(py), context)?;
+        let path = ReadPath::new(protocol, context);
         let replaced = {
             let mut state = this.state.lock();
             if !state.life.resume() {

@@ -4,9 +4,9 @@
 
 use crate::loop_::event_loop::EventLoop;
 use crate::py::buffer::Chunk;
+use crate::py::method::Method;
 use crate::runtime::datagram::{Address, DatagramSocket};
 use crate::runtime::registration::Event;
-use crate::transport::core::PacketMethod;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -19,15 +19,27 @@ use std::sync::Arc;
 
 /// What a delivery needs. It is shared with the delivery that is under way, which may replace it.
 pub(super) struct ReadPath {
-    pub(super) datagram_received: PacketMethod,
+    pub(super) protocol: Py<PyAny>,
+    pub(super) datagram_received: Method,
     /// The context of the reading callbacks: a copy made when reading last (re)started.
     pub(super) context: Py<PyContext>,
 }
 
 impl ReadPath {
-    pub(super) fn new(protocol: &Bound<'_, PyAny>, context: Py<PyContext>) -> PyResult<Arc<Self>> {
-        let method = protocol.getattr(intern!(protocol.py(), "datagram_received"))?;
-        Ok(Arc::new(Self { datagram_received: PacketMethod::new(method)?, context }))
+    pub(super) fn new(protocol: Py<PyAny>, context: Py<PyContext>) -> Arc<Self> {
+        Arc::new(Self { protocol, datagram_received: Method::unknown(), context })
+    }
+
+    /// The same with the method looked for again; `None` if that is not worth the while.
+    pub(super) fn found_again(&self, py: Python<'_>) -> Option<Arc<Self>> {
+        let protocol = self.protocol.bind(py);
+        self.datagram_received.is_outdated(protocol).then(|| {
+            Arc::new(Self {
+                protocol: self.protocol.clone_ref(py),
+                datagram_received: Method::find(protocol, intern!(py, "datagram_received")),
+                context: self.context.clone_ref(py),
+            })
+        })
     }
 }
 
@@ -146,7 +158,8 @@ impl DatagramState {
         visit.call(&objects.event_loop)?;
         visit.call(&objects.sock)?;
         visit.call(&objects.protocol)?;
-        objects.read_path.datagram_received.visit(visit)?;
+        visit.call(&objects.read_path.protocol)?;
+        objects.read_path.datagram_received.visit(&visit)?;
         visit.call(&objects.read_path.context)?;
         visit.call(&objects.write_context)
     }

@@ -8,9 +8,7 @@ use crate::py::interrupt::Interrupt;
 use crate::runtime::pipe::{Kind, ReadEnd};
 use crate::runtime::registration::{Direction, Event};
 use crate::runtime::stream::Read;
-use crate::transport::core::{
-    Call, Endpoint, PacketMethod, Place, Polled, Transport, with_read_buffer,
-};
+use crate::transport::core::{Call, Endpoint, Place, Polled, Transport, with_read_buffer};
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -18,7 +16,6 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::Mutex;
 use std::io;
-use std::sync::Arc;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum ReadRemote {
@@ -31,8 +28,6 @@ pub(crate) enum ReadRemote {
 pub(super) struct ReadState {
     /// `None` once `connection_lost()` was called.
     pub(super) objects: Option<Objects>,
-    /// Found with the protocol, unless that has none.
-    pub(super) data_received: Option<Arc<PacketMethod>>,
     /// `None` before the transport reads and after it was closed.
     pub(super) end: Option<ReadEnd>,
     pub(super) extra: Py<PyDict>,
@@ -54,7 +49,6 @@ enum Outcome<'py> {
     Data {
         data: Bound<'py, PyBytes>,
         more: Option<Event>,
-        method: Option<Arc<PacketMethod>>,
     },
     /// The writers were gone, and are not any more.
     HangUpIsOver,
@@ -72,12 +66,6 @@ impl Endpoint for ReadPipeTransport {
 }
 
 impl ReadPipeTransport {
-    /// How `protocol` receives. One that cannot fails when something comes, as in asyncio.
-    pub(super) fn receiver(protocol: &Bound<'_, PyAny>) -> PyResult<Option<Arc<PacketMethod>>> {
-        let method = protocol.getattr_opt(intern!(protocol.py(), "data_received"))?;
-        method.map(|method| Ok(Arc::new(PacketMethod::new(method)?))).transpose()
-    }
-
     /// Forwards `call` if this is not the thread it has to run on; true if it did.
     pub(super) fn forward(slf: &Bound<'_, Self>, call: ReadRemote) -> PyResult<bool> {
         slf.get().place.forward(|| Ok(Call::ReadPipe(slf.clone().unbind(), call)))
@@ -158,12 +146,9 @@ impl ReadPipeTransport {
     fn pass_on(slf: &Bound<'_, Self>, outcome: Outcome<'_>) -> PyResult<()> {
         match outcome {
             Outcome::Nothing => Ok(()),
-            Outcome::Data { data, more, method } => {
+            Outcome::Data { data, more } => {
                 slf.get().place.expect_event(more);
-                match method {
-                    Some(method) => method.call(data.as_any()).map(|_| ()),
-                    None => Self::call_protocol(slf, &data),
-                }
+                Self::call_protocol(slf, data)
             }
             Outcome::HangUpIsOver => Self::renew(slf),
             Outcome::End => Self::on_end(slf),
@@ -199,19 +184,18 @@ impl ReadPipeTransport {
                 Ok(Read::End) => return Outcome::End,
                 Err(error) => return Outcome::Failed(error),
             };
-            let method = state.data_received.clone();
             drop(state);
             match ffi::new_bytes(py, &buffer[..length]) {
-                Ok(data) => Outcome::Data { data, more, method },
+                Ok(data) => Outcome::Data { data, more },
                 Err(error) => Outcome::Lost(error),
             }
         })
     }
 
-    fn call_protocol(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
+    fn call_protocol(slf: &Bound<'_, Self>, data: Bound<'_, PyBytes>) -> PyResult<()> {
         let py = slf.py();
         if let Some(protocol) = slf.get().protocol(py) {
-            protocol.call_method1(py, intern!(py, "data_received"), (data,))?;
+            protocol.bind(py).call_method1(intern!(py, "data_received"), (data,))?;
         }
         Ok(())
     }
@@ -281,12 +265,11 @@ impl Polled for ReadPipeTransport {
     /// Closes the pipe and drops every reference. Only the first call does something.
     fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let (objects, method, end) = {
+        let (objects, end) = {
             let mut state = slf.get().state.lock();
             state.life.deactivate_reader();
-            (state.objects.take(), state.data_received.take(), state.end.take())
+            (state.objects.take(), state.end.take())
         };
-        drop(method);
         let Some(objects) = objects else {
             return Ok(());
         };

@@ -27,16 +27,10 @@ impl ReadPipeTransport {
         // The subclass hands the waiter to `_open()`.
         let _: Option<&Bound<'_, PyAny>> = waiter;
         let refusal = "Pipe transport is for pipes/sockets only.";
-        let data_received = Self::receiver(protocol)?;
         let Beginning { objects, extra, place, kind } =
             Beginning::new(event_loop, pipe, protocol, extra, refusal)?;
-        let state = ReadState {
-            objects: Some(objects),
-            data_received,
-            end: None,
-            extra,
-            life: Lifecycle::default(),
-        };
+        let state =
+            ReadState { objects: Some(objects), end: None, extra, life: Lifecycle::default() };
         Ok(Self { state: Mutex::new(state), place, kind })
     }
 
@@ -76,16 +70,11 @@ impl ReadPipeTransport {
 
     /// Replaces the protocol.
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
-        let method = Self::receiver(protocol)?;
         let replaced = {
             let mut state = self.state.lock();
-            let state = &mut *state;
-            state.objects.as_mut().map(|objects| {
-                (
-                    std::mem::replace(&mut objects.protocol, protocol.clone().unbind()),
-                    std::mem::replace(&mut state.data_received, method),
-                )
-            })
+            let objects = state.objects.as_mut();
+            objects
+                .map(|objects| std::mem::replace(&mut objects.protocol, protocol.clone().unbind()))
         };
         drop(replaced);
         Ok(())
@@ -164,13 +153,13 @@ impl ReadPipeTransport {
     /// Lets go of the pipe without closing it, whatever it is set to.
     #[setter(_pipe)]
     fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
-        let (objects, method, end) = {
+        let (objects, end) = {
             let mut state = slf.get().state.lock();
             state.life.deactivate_reader();
-            (state.objects.take(), state.data_received.take(), state.end.take())
+            (state.objects.take(), state.end.take())
         };
         drop(end);
-        drop((objects, method));
+        drop(objects);
         Self::update_interest(slf);
     }
 
@@ -198,18 +187,15 @@ impl ReadPipeTransport {
             return Ok(());
         };
         visit.call(&state.extra)?;
-        if let Some(method) = &state.data_received {
-            method.visit(visit)?;
-        }
         state.objects.as_ref().map_or(Ok(()), |objects| objects.visit(visit))
     }
 
     fn __clear__(&self) {
-        let (objects, method, end) = {
+        let (objects, end) = {
             let mut state = self.state.lock();
-            (state.objects.take(), state.data_received.take(), state.end.take())
+            (state.objects.take(), state.end.take())
         };
         drop(end);
-        drop((objects, method));
+        drop(objects);
     }
 }

@@ -32,5 +32,5 @@ mod transport;
 mod writing;
 
 pub(crate) use methods::Write;
-pub(crate) use state::{Receiver, Written};
+pub(crate) use state::Written;
 pub(crate) use transport::{Remote, StreamTransport};

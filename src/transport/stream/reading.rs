@@ -9,7 +9,7 @@ use crate::py::ffi;
 use crate::py::interrupt::Interrupt;
 use crate::runtime::registration::{Direction, Event};
 use crate::runtime::stream::Read;
-use crate::transport::core::{Endpoint, PacketMethod, Polled, Queueing, with_read_buffer};
+use crate::transport::core::{Endpoint, Polled, Queueing, with_read_buffer};
 use crate::transport::tls::TlsProtocol;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -96,7 +96,11 @@ impl StreamTransport {
     }
 
     /// Passes on what was received; the context is that of `path`.
-    fn pass_on(slf: &Bound<'_, Self>, received: Received<'_>, path: &ReadPath) -> PyResult<()> {
+    fn pass_on(
+        slf: &Bound<'_, Self>,
+        received: Received<'_>,
+        path: &Arc<ReadPath>,
+    ) -> PyResult<()> {
         let py = slf.py();
         match received {
             Received::Data(data, more) => {
@@ -105,8 +109,15 @@ impl StreamTransport {
                     return Ok(());
                 }
                 let (called, method) = match &path.receiver {
-                    Receiver::Streaming { data_received } => {
-                        (data_received.call(data.as_any()).map(|_| ()), "data_received")
+                    Receiver::Streaming { protocol, data_received } => {
+                        let protocol = protocol.bind(py);
+                        let called = match data_received.function(protocol) {
+                            Some(function) => function.call1((protocol, data)),
+                            None => Self::look_up(slf, path, || {
+                                protocol.call_method1(intern!(py, "data_received"), (data,))
+                            }),
+                        };
+                        (called.map(|_| ()), "data_received")
                     }
                     Receiver::Tls(protocol) => {
                         (TlsProtocol::receive(protocol.bind(py), &data), "buffer_updated")
@@ -134,12 +145,39 @@ impl StreamTransport {
         }
     }
 
-    fn receive_into(slf: &Bound<'_, Self>, path: &ReadPath) -> PyResult<()> {
+    /// Calls a method by its name, and keeps what was found for the next event.
+    #[cold]
+    fn look_up<R>(slf: &Bound<'_, Self>, path: &Arc<ReadPath>, call: impl FnOnce() -> R) -> R {
         let py = slf.py();
-        let Receiver::Buffered { get_buffer, buffer_updated } = &path.receiver else {
+        let called = call();
+        let Some(receiver) = path.receiver.found_again(py) else {
+            return called;
+        };
+        let renewed = Arc::new(ReadPath { receiver, context: path.context.clone_ref(py) });
+        let replaced = {
+            let mut state = slf.get().state.lock();
+            match &mut state.objects {
+                Some(objects) if Arc::ptr_eq(&objects.read_path, path) => {
+                    std::mem::replace(&mut objects.read_path, renewed)
+                }
+                _ => renewed,
+            }
+        };
+        drop(replaced);
+        called
+    }
+
+    fn receive_into(slf: &Bound<'_, Self>, path: &Arc<ReadPath>) -> PyResult<()> {
+        let py = slf.py();
+        let Receiver::Buffered { protocol, get_buffer, buffer_updated } = &path.receiver else {
             return Ok(());
         };
-        let target = match Self::buffer_of(py, get_buffer) {
+        let protocol = protocol.bind(py);
+        let target = match get_buffer.function(protocol) {
+            Some(function) => function.call1((protocol, no_size_hint(py))),
+            None => protocol.call_method1(intern!(py, "get_buffer"), (no_size_hint(py),)),
+        };
+        let target = match target.and_then(Self::checked_buffer) {
             Ok(target) => target,
             Err(error) => return Self::protocol_failed(slf, error, "get_buffer"),
         };
@@ -159,15 +197,20 @@ impl StreamTransport {
         if len == 0 {
             return Ok(());
         }
-        match buffer_updated.call_with_count(py, len.cast_signed()) {
+        let called = match buffer_updated.function(protocol) {
+            Some(function) => function.call1((protocol, len)),
+            None => Self::look_up(slf, path, || {
+                protocol.call_method1(intern!(py, "buffer_updated"), (len,))
+            }),
+        };
+        match called {
             Ok(_) => Ok(()),
             Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
         }
     }
 
-    /// Asks the protocol where to receive.
-    fn buffer_of<'py>(py: Python<'py>, get_buffer: &PacketMethod) -> PyResult<Bound<'py, PyAny>> {
-        let target = get_buffer.call(no_size_hint(py).as_any())?;
+    /// What the protocol answered to `get_buffer()`, unless there is no room in it.
+    fn checked_buffer(target: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
         if target.len()? == 0 {
             return Err(PyRuntimeError::new_err("get_buffer() returned an empty buffer"));
         }

@@ -6,9 +6,9 @@
 use crate::loop_::event_loop::EventLoop;
 use crate::py::buffer::Chunk;
 use crate::py::imports;
+use crate::py::method::Method;
 use crate::runtime::registration::{Armed, Event};
 use crate::runtime::stream::{self, Flushed, Read, Sink, StreamSocket};
-use crate::transport::core::PacketMethod;
 use crate::transport::tls::TlsProtocol;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -21,12 +21,13 @@ use rloop_core::write_queue::WriteQueue;
 use std::io;
 use std::sync::Arc;
 
-/// How received bytes reach the protocol.
+/// How received bytes reach the protocol. As in asyncio, the class of the protocol decides this when the
+/// transport gets it, and the methods are looked up for each event: a program may replace them.
 pub(crate) enum Receiver {
-    /// `asyncio.Protocol`
-    Streaming { data_received: PacketMethod },
-    /// `asyncio.BufferedProtocol`
-    Buffered { get_buffer: PacketMethod, buffer_updated: PacketMethod },
+    /// An `asyncio.Protocol`.
+    Streaming { protocol: Py<PyAny>, data_received: Method },
+    /// An `asyncio.BufferedProtocol`.
+    Buffered { protocol: Py<PyAny>, get_buffer: Method, buffer_updated: Method },
     /// The native TLS protocol, which is called without Python.
     Tls(Py<TlsProtocol>),
 }
@@ -34,10 +35,12 @@ pub(crate) enum Receiver {
 impl Receiver {
     pub(crate) fn clone_ref(&self, py: Python<'_>) -> Self {
         match self {
-            Self::Streaming { data_received } => {
-                Self::Streaming { data_received: data_received.clone_ref(py) }
-            }
-            Self::Buffered { get_buffer, buffer_updated } => Self::Buffered {
+            Self::Streaming { protocol, data_received } => Self::Streaming {
+                protocol: protocol.clone_ref(py),
+                data_received: data_received.clone_ref(py),
+            },
+            Self::Buffered { protocol, get_buffer, buffer_updated } => Self::Buffered {
+                protocol: protocol.clone_ref(py),
                 get_buffer: get_buffer.clone_ref(py),
                 buffer_updated: buffer_updated.clone_ref(py),
             },
@@ -51,24 +54,50 @@ impl Receiver {
         if let Ok(protocol) = protocol.cast::<TlsProtocol>() {
             return Ok(Self::Tls(protocol.clone().unbind()));
         }
-        if protocol.is_instance(imports::BUFFERED_PROTOCOL.get(py)?)? {
-            return Ok(Self::Buffered {
-                get_buffer: PacketMethod::new(protocol.getattr(intern!(py, "get_buffer"))?)?,
-                buffer_updated: PacketMethod::new(
-                    protocol.getattr(intern!(py, "buffer_updated"))?,
-                )?,
-            });
+        let is_buffered = protocol.is_instance(imports::BUFFERED_PROTOCOL.get(py)?)?;
+        let protocol = protocol.clone().unbind();
+        Ok(if is_buffered {
+            let (get_buffer, buffer_updated) = (Method::unknown(), Method::unknown());
+            Self::Buffered { protocol, get_buffer, buffer_updated }
+        } else {
+            Self::Streaming { protocol, data_received: Method::unknown() }
+        })
+    }
+
+    /// The same with methods that are looked for again; `None` if that is not worth the while.
+    pub(super) fn found_again(&self, py: Python<'_>) -> Option<Self> {
+        match self {
+            Self::Streaming { protocol, data_received } => {
+                let object = protocol.bind(py);
+                data_received.is_outdated(object).then(|| Self::Streaming {
+                    protocol: protocol.clone_ref(py),
+                    data_received: Method::find(object, intern!(py, "data_received")),
+                })
+            }
+            Self::Buffered { protocol, get_buffer, buffer_updated } => {
+                let object = protocol.bind(py);
+                let is_outdated =
+                    get_buffer.is_outdated(object) || buffer_updated.is_outdated(object);
+                is_outdated.then(|| Self::Buffered {
+                    protocol: protocol.clone_ref(py),
+                    get_buffer: Method::find(object, intern!(py, "get_buffer")),
+                    buffer_updated: Method::find(object, intern!(py, "buffer_updated")),
+                })
+            }
+            Self::Tls(_) => None,
         }
-        let data_received = PacketMethod::new(protocol.getattr(intern!(py, "data_received"))?)?;
-        Ok(Self::Streaming { data_received })
     }
 
     pub(crate) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         match self {
-            Self::Streaming { data_received } => data_received.visit(visit),
-            Self::Buffered { get_buffer, buffer_updated } => {
-                get_buffer.visit(visit)?;
-                buffer_updated.visit(visit)
+            Self::Streaming { protocol, data_received } => {
+                visit.call(protocol)?;
+                data_received.visit(&visit)
+            }
+            Self::Buffered { protocol, get_buffer, buffer_updated } => {
+                visit.call(protocol)?;
+                get_buffer.visit(&visit)?;
+                buffer_updated.visit(&visit)
             }
             Self::Tls(protocol) => visit.call(protocol),
         }

@@ -2,10 +2,9 @@
 
 use super::engine::{Batch, End, Filled};
 use super::protocol::{Remote, TlsProtocol};
-use super::state::{Phase, READ_HIGH, Told};
+use super::state::{Phase, READ_HIGH, Receiver, Told};
 use crate::py::{imports, interrupt};
 use crate::transport::core::checked_limits_from;
-use crate::transport::stream::Receiver;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -85,7 +84,7 @@ impl TlsProtocol {
             let end = match &*receiver {
                 Receiver::Buffered { get_buffer, buffer_updated } => {
                     let undecrypted = engine.undecrypted(slf.py())?;
-                    let target = get_buffer.call_with_count(slf.py(), undecrypted.cast_signed())?;
+                    let target = get_buffer.bind(slf.py()).call1((undecrypted,))?;
                     if target.len()? == 0 {
                         let message = "get_buffer() returned an empty buffer";
                         return Err(PyRuntimeError::new_err(message));
@@ -94,15 +93,17 @@ impl TlsProtocol {
                     drop(target);
                     if len > 0 {
                         Self::gathering(slf, || {
-                            buffer_updated.call_with_count(slf.py(), len.cast_signed()).map(|_| ())
+                            buffer_updated.bind(slf.py()).call1((len,)).map(|_| ())
                         })?;
                     }
                     end?
                 }
-                Receiver::Streaming { data_received } => {
+                Receiver::Streaming(protocol) => {
                     let Batch { data, end } = engine.read(slf.py());
                     if let Some(data) = data {
-                        Self::gathering(slf, || data_received.call(data.as_any()).map(|_| ()))?;
+                        let name = intern!(slf.py(), "data_received");
+                        let protocol = protocol.bind(slf.py());
+                        Self::gathering(slf, || protocol.call_method1(name, (data,)).map(|_| ()))?;
                     }
                     end?
                 }

@@ -5,11 +5,13 @@
 
 use super::engine::Engine;
 use super::lower::Lower;
+use super::protocol::TlsProtocol;
 use super::transport::TlsTransport;
 use crate::loop_::event_loop::EventLoop;
 use crate::py::ffi::SharedBytes;
-use crate::transport::stream::Receiver;
+use crate::py::imports;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView};
 use rloop_core::flow::FlowControl;
@@ -50,6 +52,47 @@ pub(super) enum Told {
     Lost,
 }
 
+/// How plaintext reaches the application's protocol.
+pub(super) enum Receiver {
+    /// `data_received()` of an `asyncio.Protocol`, looked up for each event.
+    Streaming(Py<PyAny>),
+    /// `get_buffer()` and `buffer_updated()` of an `asyncio.BufferedProtocol`. `sslproto` looks them up
+    /// when it gets the protocol, and later replacements have no effect there either.
+    Buffered { get_buffer: Py<PyAny>, buffer_updated: Py<PyAny> },
+    /// A TLS connection inside this one.
+    Tls(Py<TlsProtocol>),
+}
+
+impl Receiver {
+    /// # Errors
+    /// `AttributeError` if a buffered protocol has no `buffer_updated()`.
+    fn new(protocol: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = protocol.py();
+        if let Ok(protocol) = protocol.cast::<TlsProtocol>() {
+            return Ok(Self::Tls(protocol.clone().unbind()));
+        }
+        let get_buffer = protocol.getattr_opt(intern!(py, "get_buffer"))?;
+        if let Some(get_buffer) = get_buffer
+            && protocol.is_instance(imports::BUFFERED_PROTOCOL.get(py)?)?
+        {
+            let buffer_updated = protocol.getattr(intern!(py, "buffer_updated"))?.unbind();
+            return Ok(Self::Buffered { get_buffer: get_buffer.unbind(), buffer_updated });
+        }
+        Ok(Self::Streaming(protocol.clone().unbind()))
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Streaming(protocol) => visit.call(protocol),
+            Self::Buffered { get_buffer, buffer_updated } => {
+                visit.call(get_buffer)?;
+                visit.call(buffer_updated)
+            }
+            Self::Tls(protocol) => visit.call(protocol),
+        }
+    }
+}
+
 /// The application's protocol.
 pub(super) struct Application {
     pub(super) protocol: Py<PyAny>,
@@ -58,7 +101,7 @@ pub(super) struct Application {
 
 impl Application {
     /// # Errors
-    /// `AttributeError` if `protocol` lacks a method that receives.
+    /// Those of [`Receiver::new`].
     pub(super) fn new(protocol: &Bound<'_, PyAny>) -> PyResult<Self> {
         Ok(Self {
             protocol: protocol.clone().unbind(),
@@ -167,7 +210,7 @@ impl Links {
         }
         if let Some(application) = &self.application {
             visit.call(&application.protocol)?;
-            application.receiver.visit(visit)?;
+            application.receiver.visit(&visit)?;
         }
         visit.call(&self.transport)?;
         visit.call(&self.waiter)?;
