@@ -26,3 +26,20 @@ pub use chain::{RevocationCheck, Trust, TrustOptions};
 pub use failure::VerifyFailure;
 pub(crate) use failure::take_failure;
 pub(crate) use verifiers::{AcceptAnyServer, ClientVerifier, ServerVerifier};
+
+/// Whether a client accepts `leaf`, for any name, in 2030. For fuzzing.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn accepts(
+    trusted: &[rustls_pki_types::CertificateDer<'static>],
+    crls: &[rustls_pki_types::CertificateRevocationListDer<'_>],
+    options: TrustOptions,
+    leaf: &rustls_pki_types::CertificateDer<'_>,
+) -> bool {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let now = std::time::Duration::from_secs(1_900_000_000);
+    let now = rustls_pki_types::UnixTime::since_unix_epoch(now);
+    Trust::new(trusted.iter().cloned(), crls, options, algorithms)
+        .is_ok_and(|trust| trust.check(leaf, &[], rules::Purpose::Server, now).is_ok())
+}
