@@ -332,7 +332,9 @@ class _RustlsSettings(TypedDict):
     alpn: list[bytes]
     identities: Sequence[tuple[bytes, bytes]]
     trusted: list[bytes]
-    in_folders: list[bytes]
+    folders: list[str]
+    stored: tuple[int, int] | None
+    stored_authorities: list[bytes]
     verify_mode: int
     verify_flags: int
     key_log: str | None
@@ -346,8 +348,6 @@ class _RustlsSettings(TypedDict):
 @final
 class RustlsSetup:
     def __new__(cls, server_side: bool, recorded: _RustlsSettings) -> Self: ...
-    @property
-    def _stored(self) -> tuple[int, int]: ...
 
 @final
 class RustlsObject:

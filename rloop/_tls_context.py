@@ -16,7 +16,6 @@ import contextlib
 import functools
 import logging
 import os
-import re
 import ssl
 import stat
 import warnings
@@ -67,9 +66,6 @@ _HONOURED_OPTIONS = int(
 _HONOURED_HOST_FLAGS = 0x4 | 0x20
 
 _CRL_FLAGS = int(ssl.VERIFY_CRL_CHECK_CHAIN | ssl.VERIFY_CRL_CHECK_LEAF)
-
-# OpenSSL finds certificates of a directory by these names.
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 
 # How often a configuration is made anew for one connection, because the settings have changed
 # meanwhile.
@@ -319,7 +315,7 @@ class Context(ssl.SSLContext):
         if cafile is not None:
             self._record.trusted.append(_content(cafile))
         if capath is not None:
-            self._record.trusted_folders.append(os.fsdecode(capath))
+            self._record.trusted_folders += _split_paths(os.fsdecode(capath))
         if cadata is not None:
             self._record.trusted.append(
                 cadata.encode("ascii") if isinstance(cadata, str) else bytes(cadata)
@@ -335,7 +331,7 @@ class Context(ssl.SSLContext):
         if os.path.isfile(cafile):
             self._record.trusted.append(_content(cafile))
         folders = os.environ.get(paths.openssl_capath_env, paths.openssl_capath)
-        self._record.trusted_folders += folders.split(os.pathsep)
+        self._record.trusted_folders += _split_paths(folders)
         self._changed()
 
     def _set_alpn_protocols(self, protocols: bytes, /) -> None:
@@ -484,9 +480,6 @@ class Context(ssl.SSLContext):
             setup = _rloop.RustlsSetup(server_side, self._settings(server_side, live))
         except (Refused, ValueError) as refused:
             return _Built(generation, live, None, str(refused))
-        if live.store not in (None, setup._stored):
-            reason = "trusted certificates that were not loaded by its own methods"
-            return _Built(generation, live, None, reason)
         return _Built(generation, live, setup, None)
 
     def _settings(self, server_side: bool, live: _Live) -> "_rloop._RustlsSettings":
@@ -499,13 +492,11 @@ class Context(ssl.SSLContext):
         self._check_settings(server_side, live)
         versions = _versions(live)
         trusted: list[bytes] = []
-        in_folders: list[bytes] = []
-        if live.verify_mode != ssl.CERT_NONE:
-            trusted += record.trusted
-            if record.trusted_folders and live.verify_flags & _CRL_FLAGS:
+        folders: list[str] = []
+        if live.store is not None:
+            trusted, folders = list(record.trusted), list(record.trusted_folders)
+            if folders and live.verify_flags & _CRL_FLAGS:
                 raise Refused("revocation lists in a directory, which may be added at any time")
-            for folder in record.trusted_folders:
-                in_folders += _certificates_in(folder)
         return {
             "tls12": ssl.TLSVersion.TLSv1_2 in versions,
             "tls13": ssl.TLSVersion.TLSv1_3 in versions,
@@ -515,7 +506,9 @@ class Context(ssl.SSLContext):
             "alpn": record.alpn,
             "identities": list(record.identities),
             "trusted": trusted,
-            "in_folders": in_folders,
+            "folders": folders,
+            "stored": live.store,
+            "stored_authorities": _openssl.get_ca_certs(self, True) if folders else [],
             "verify_mode": live.verify_mode,
             "verify_flags": live.verify_flags,
             "key_log": live.keylog_filename,
@@ -611,13 +604,8 @@ def _content(path: "StrOrBytesPath") -> bytes:
         return file.read()
 
 
-def _certificates_in(folder: str) -> list[bytes]:
-    """What OpenSSL would find in a directory of trusted certificates."""
-    try:
-        names = sorted(filter(_HASHED_NAME.fullmatch, os.listdir(folder)))
-    except OSError:
-        return []
-    return [_content(path) for name in names if os.path.isfile(path := os.path.join(folder, name))]
+def _split_paths(paths: str) -> list[str]:
+    return [path for path in paths.split(os.pathsep) if path]
 
 
 _original_new = ssl.SSLContext.__new__

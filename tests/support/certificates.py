@@ -73,11 +73,13 @@ def _alternative_names(names: Iterable[str]) -> x509.SubjectAlternativeName:
 class Workshop:
     """An authority. ``file`` holds its certificate, ``folder`` everything it makes."""
 
-    def __init__(self, folder: Path, common_name: str = "root") -> None:
+    def __init__(
+        self, folder: Path, common_name: str = "root", name: x509.Name | None = None
+    ) -> None:
         self.folder = folder
         self._count = 0
         self.key: Key = ec.generate_private_key(ec.SECP256R1())
-        self.name = _name(common_name)
+        self.name = name or _name(common_name)
         self.certificate = self._build_authority()
         self.file = folder / f"{common_name}.pem"
         self.file.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))

@@ -4,11 +4,13 @@
 //! A certificate comes from the peer, so nothing here panics or trusts a length, and what cannot be
 //! read is `None`.
 
+mod canonical;
 mod describe;
 mod names;
 mod time;
 
 use crate::der::{Reader, bits, tag};
+pub(crate) use canonical::{canonical, name_hash};
 pub use describe::{AlternativeName, Description, Name, describe};
 pub(crate) use time::seconds_since_epoch;
 

@@ -9,8 +9,9 @@ mod identity;
 mod pem;
 mod server;
 
+use crate::certificate::Certificate;
 use crate::session::cipher_name;
-use crate::verify::{Trust, TrustOptions};
+use crate::verify::{Folders, Trust, TrustOptions};
 pub use client::{ClientSettings, ClientSetup};
 use identity::Identities;
 pub use pem::{Certificates, read_certificates};
@@ -20,6 +21,7 @@ use rustls::{NamedGroup, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 pub use server::{ServerSettings, ServerSetup};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Why rustls does not do what was asked.
@@ -88,6 +90,8 @@ pub struct Settings {
     pub identities: Vec<IdentityPem>,
     /// Trusted certificates.
     pub trusted: Vec<CertificateDer<'static>>,
+    /// Directories of further ones, under OpenSSL's hashed names.
+    pub folders: Vec<PathBuf>,
     /// Certificate revocation lists.
     pub crls: Vec<CertificateRevocationListDer<'static>>,
     /// How these two are used.
@@ -99,6 +103,18 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How many of `certificates` are not trusted by themselves, and are found in a directory.
+    #[must_use]
+    pub fn count_found(&self, certificates: &[CertificateDer<'_>]) -> usize {
+        let folders = Folders::new(self.folders.clone());
+        let is_found = |der: &&CertificateDer<'_>| {
+            !self.trusted.contains(der)
+                && Certificate::parse(der)
+                    .is_some_and(|parsed| folders.find(parsed.subject).contains(der))
+        };
+        certificates.iter().filter(is_found).count()
+    }
+
     fn versions(&self) -> Result<Vec<&'static SupportedProtocolVersion>, Refused> {
         let mut versions = Vec::new();
         if self.tls13 {
@@ -161,6 +177,7 @@ impl Settings {
     fn trust(&self, provider: &CryptoProvider) -> Result<Trust, Refused> {
         Trust::new(
             self.trusted.iter().cloned(),
+            Folders::new(self.folders.clone()),
             &self.crls,
             self.trust,
             provider.signature_verification_algorithms,

@@ -1,16 +1,16 @@
 //! Paths from a peer's certificate to a trusted one.
 
 use super::failure::VerifyFailure;
+use super::folder::Folders;
 use super::rules::{self, Purpose};
+use super::store::Store;
 use super::strict;
 use crate::certificate::{Certificate, seconds_since_epoch};
 use crate::der::{Reader, tag};
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime,
-};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::cmp::Reverse;
 use webpki::{
     CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth,
     RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath,
@@ -40,74 +40,39 @@ pub struct TrustOptions {
     pub revocation: RevocationCheck,
 }
 
-/// A trusted certificate at which a path may end.
-struct Anchor {
-    der: CertificateDer<'static>,
-}
-
 /// A revocation list, and from when on it is valid, in seconds since 1970.
 struct Crl {
     list: CertRevocationList<'static>,
     this_update: i64,
 }
 
-/// The certificates and revocation lists that a peer's certificate is checked against.
+/// What a peer's certificate is checked against.
 pub struct Trust {
     options: TrustOptions,
-    /// One for each of `anchors`, at the same index.
-    webpki_anchors: Vec<TrustAnchor<'static>>,
-    anchors: Vec<Anchor>,
-    /// Trusted certificates at which no path may end, but through which one may go.
-    intermediates: Vec<CertificateDer<'static>>,
-    trusted: HashSet<CertificateDer<'static>>,
+    store: Store,
     crls: Vec<Crl>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Trust {
-    /// Sorts out what each certificate can be used for. What cannot be read is trusted for nothing.
-    ///
     /// # Errors
     /// A reason if a revocation list cannot be used, because a certificate on it would else be
     /// accepted.
     pub(crate) fn new(
         certificates: impl IntoIterator<Item = CertificateDer<'static>>,
+        folders: Folders,
         crls: &[CertificateRevocationListDer<'_>],
         options: TrustOptions,
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Self, String> {
-        let mut trust = Self {
-            options,
-            webpki_anchors: Vec::new(),
-            anchors: Vec::new(),
-            intermediates: Vec::new(),
-            trusted: HashSet::new(),
-            crls: Vec::new(),
-            algorithms,
-        };
-        for certificate in certificates {
-            trust.add(certificate);
-        }
+        let mut found = Vec::new();
         if options.revocation != RevocationCheck::Off {
-            trust.crls = crls.iter().map(read_crl).collect::<Result<_, _>>()?;
+            found = crls.iter().map(read_crl).collect::<Result<_, _>>()?;
             // webpki takes the first list of an issuer, and OpenSSL the newest.
-            trust.crls.sort_by_key(|crl| std::cmp::Reverse(crl.this_update));
+            found.sort_by_key(|crl| Reverse(crl.this_update));
         }
-        Ok(trust)
-    }
-
-    fn add(&mut self, certificate: CertificateDer<'static>) {
-        let Some(parsed) = Certificate::parse(&certificate) else { return };
-        let is_end = self.options.partial_chain || parsed.is_self_signed();
-        if !self.trusted.insert(certificate.clone()) {
-            return;
-        }
-        if !is_end {
-            self.intermediates.push(certificate);
-        } else if let Ok(anchor) = webpki::anchor_from_trusted_cert(&certificate) {
-            self.webpki_anchors.push(anchor.to_owned());
-            self.anchors.push(Anchor { der: certificate });
-        }
+        let store = Store::new(certificates, folders, options.partial_chain);
+        Ok(Self { options, store, crls: found, algorithms })
     }
 
     /// Checks the certificate that a peer presented, with those that it sent along; returns the path
@@ -119,7 +84,8 @@ impl Trust {
         purpose: Purpose,
         now: UnixTime,
     ) -> Result<Vec<CertificateDer<'static>>, VerifyFailure> {
-        if self.trusted.contains(leaf)
+        let store = self.store.for_chain(leaf, sent);
+        if store.contains(leaf)
             && let Some(outcome) = self.check_trusted_leaf(leaf, purpose, now)
         {
             return outcome.map(|()| vec![leaf.clone().into_owned()]);
@@ -129,7 +95,7 @@ impl Trust {
             Purpose::Server => KeyUsage::server_auth(),
             Purpose::Client => KeyUsage::client_auth(),
         };
-        let intermediates: Vec<_> = sent.iter().chain(&self.intermediates).cloned().collect();
+        let intermediates: Vec<_> = sent.iter().chain(store.intermediates()).cloned().collect();
         let crls = self.crls_at(now);
         let revocation = match self.options.revocation {
             RevocationCheck::Off => None,
@@ -148,14 +114,14 @@ impl Trust {
         };
         let refused = Cell::new(None);
         let check_path = |path: &VerifiedPath<'_>| {
-            self.check_path(path, purpose, now).map_err(|failure| {
+            self.check_path(&store, path, purpose, now).map_err(|failure| {
                 refused.set(Some(failure));
                 webpki::Error::UnknownIssuer
             })
         };
         let path = end.verify_for_usage(
             self.algorithms.all,
-            &self.webpki_anchors,
+            store.webpki_anchors(),
             &intermediates,
             now,
             usage,
@@ -167,34 +133,18 @@ impl Trust {
             (webpki::Error::UnknownIssuer, None) => unknown_issuer(leaf, sent),
             (error, _) => VerifyFailure::from(&error),
         })
-        .and_then(|path| self.certificates_of(&path))
-    }
-
-    /// The certificates of a path, the peer's own first, the trusted one last.
-    fn certificates_of(
-        &self,
-        path: &VerifiedPath<'_>,
-    ) -> Result<Vec<CertificateDer<'static>>, VerifyFailure> {
-        let anchor = self
-            .webpki_anchors
-            .iter()
-            .position(|anchor| std::ptr::eq(anchor, path.anchor()))
-            .map(|index| self.anchors[index].der.clone())
-            .ok_or(VerifyFailure::UNSPECIFIED)?;
-        let mut found = vec![path.end_entity().der().into_owned()];
-        found.extend(path.intermediate_certificates().map(|one| one.der().into_owned()));
-        found.push(anchor);
-        Ok(found)
+        .and_then(|path| certificates_of(&store, &path))
     }
 
     /// What OpenSSL checks of a path that webpki accepts.
     fn check_path(
         &self,
+        store: &Store,
         path: &VerifiedPath<'_>,
         purpose: Purpose,
         now: UnixTime,
     ) -> Result<(), VerifyFailure> {
-        let ders = self.certificates_of(path)?;
+        let ders = certificates_of(store, path)?;
         let certificates = ders
             .iter()
             .map(|der| Certificate::parse(der))
@@ -262,6 +212,18 @@ impl Trust {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         self.crls.iter().filter(|crl| crl.this_update <= now).map(|crl| &crl.list).collect()
     }
+}
+
+/// The certificates of a path, the peer's own first, the trusted one last.
+fn certificates_of(
+    store: &Store,
+    path: &VerifiedPath<'_>,
+) -> Result<Vec<CertificateDer<'static>>, VerifyFailure> {
+    let anchor = store.anchor_of(path).ok_or(VerifyFailure::UNSPECIFIED)?;
+    let mut found = vec![path.end_entity().der().into_owned()];
+    found.extend(path.intermediate_certificates().map(|one| one.der().into_owned()));
+    found.push(anchor);
+    Ok(found)
 }
 
 /// Checks that a certificate is for `name`.

@@ -16,7 +16,9 @@
 
 mod chain;
 mod failure;
+mod folder;
 mod rules;
+mod store;
 mod strict;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ mod verifiers;
 pub use chain::{RevocationCheck, Trust, TrustOptions};
 pub use failure::VerifyFailure;
 pub(crate) use failure::take_failure;
+pub(crate) use folder::Folders;
 pub(crate) use verifiers::{AcceptAnyServer, ClientVerifier, ServerVerifier};
 
 /// Whether a client accepts `leaf`, for any name, in 2030. For fuzzing.
@@ -40,6 +43,6 @@ pub fn accepts(
     let algorithms = provider.signature_verification_algorithms;
     let now = std::time::Duration::from_secs(1_900_000_000);
     let now = rustls_pki_types::UnixTime::since_unix_epoch(now);
-    Trust::new(trusted.iter().cloned(), crls, options, algorithms)
+    Trust::new(trusted.iter().cloned(), Folders::default(), crls, options, algorithms)
         .is_ok_and(|trust| trust.check(leaf, &[], rules::Purpose::Server, now).is_ok())
 }

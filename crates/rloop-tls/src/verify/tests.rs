@@ -1,6 +1,7 @@
 //! Trust, with certificates made for each test. tests/tls compares the same with OpenSSL.
 
 use super::chain::{Trust, check_name};
+use super::folder::Folders;
 use super::rules::Purpose;
 use super::{RevocationCheck, TrustOptions, VerifyFailure};
 use rcgen::{
@@ -46,7 +47,7 @@ fn trust(
 ) -> Trust {
     let algorithms = default_provider().signature_verification_algorithms;
     let certificates = certificates.iter().copied().cloned();
-    Trust::new(certificates, crls, options, algorithms).unwrap()
+    Trust::new(certificates, Folders::default(), crls, options, algorithms).unwrap()
 }
 
 fn check(trust: &Trust, leaf: &CertificateDer<'_>) -> Result<(), VerifyFailure> {

@@ -36,7 +36,11 @@ struct Recorded {
     alpn: Vec<Vec<u8>>,
     identities: Vec<Identity>,
     trusted: Vec<Vec<u8>>,
-    in_folders: Vec<Vec<u8>>,
+    folders: Vec<PathBuf>,
+    /// How many certificates and revocation lists OpenSSL has; `None` if nothing is verified.
+    stored: Option<(usize, usize)>,
+    /// The authorities' certificates that OpenSSL has, if there are directories.
+    stored_authorities: Vec<Vec<u8>>,
     verify_mode: u8,
     verify_flags: u64,
     key_log: Option<PathBuf>,
@@ -58,8 +62,7 @@ mod verify_flag {
 }
 
 impl Recorded {
-    /// The settings, and the numbers of certificates and revocation lists in `trusted`.
-    fn settings(&self) -> Result<(Settings, (usize, usize)), Refused> {
+    fn settings(&self) -> Result<Settings, Refused> {
         let mut settings = Settings {
             tls12: self.tls12,
             tls13: self.tls13,
@@ -74,6 +77,7 @@ impl Recorded {
                 1 => VerifyMode::Optional,
                 _ => VerifyMode::Required,
             },
+            folders: self.folders.clone(),
             ..Settings::default()
         };
         for content in &self.trusted {
@@ -81,18 +85,34 @@ impl Recorded {
             settings.trusted.append(&mut found.certificates);
             settings.crls.append(&mut found.crls);
         }
-        let stored = (distinct(&settings.trusted), distinct(&settings.crls));
-        for content in &self.in_folders {
-            let mut found = read_certificates(content)?;
-            settings.trusted.append(&mut found.certificates);
-            settings.crls.append(&mut found.crls);
-        }
+        self.check_store(&settings)?;
         if let Some(path) = &self.key_log {
             let file = KeyLogFile::open(path)
                 .map_err(|error| Refused::new(format!("the key log cannot be opened: {error}")))?;
             settings.key_log = Some(Arc::new(file));
         }
-        Ok((settings, stored))
+        Ok(settings)
+    }
+
+    /// Checks that OpenSSL has the certificates and lists that rustls is given, besides those that it
+    /// has found in a directory.
+    fn check_store(&self, settings: &Settings) -> Result<(), Refused> {
+        let Some((certificates, crls)) = self.stored else { return Ok(()) };
+        let further = certificates.checked_sub(distinct(&settings.trusted));
+        let is_same = match further {
+            _ if crls != distinct(&settings.crls) => false,
+            None => false,
+            Some(0) => true,
+            Some(further) => {
+                let authorities: Vec<_> =
+                    self.stored_authorities.iter().map(|der| der.as_slice().into()).collect();
+                settings.count_found(&authorities) == further
+            }
+        };
+        if is_same {
+            return Ok(());
+        }
+        Err(Refused::new("trusted certificates that its own methods have not loaded"))
     }
 }
 
@@ -158,7 +178,6 @@ impl Side {
 #[pyclass(frozen, module = "rloop._rloop")]
 pub(crate) struct RustlsSetup {
     side: Side,
-    stored: (usize, usize),
 }
 
 impl RustlsSetup {
@@ -204,7 +223,7 @@ impl RustlsSetup {
     fn new(py: Python<'_>, server_side: bool, recorded: &Bound<'_, PyAny>) -> PyResult<Self> {
         let recorded: Recorded = recorded.extract()?;
         py.detach(|| {
-            let (common, stored) = recorded.settings()?;
+            let common = recorded.settings()?;
             let side = if server_side {
                 let settings = ServerSettings {
                     common,
@@ -226,14 +245,8 @@ impl RustlsSetup {
                 };
                 Side::Client(Arc::new(ClientSetup::new(&settings)?))
             };
-            Ok(Self { side, stored })
+            Ok(Self { side })
         })
         .map_err(|refused: Refused| PyValueError::new_err(refused.to_string()))
-    }
-
-    /// How many different certificates and revocation lists OpenSSL has, if it was told of no others.
-    #[getter]
-    fn _stored(&self) -> (usize, usize) {
-        self.stored
     }
 }
