@@ -10,21 +10,29 @@ from typing import TYPE_CHECKING, Any
 from rloop import _installation, sync
 from rloop._default import HAS_POLICIES
 from rloop._shards import current_shard, on_shard, pinned, spawn
+from rloop._workers.current import current_worker
+from rloop._workers.group import run_workers
+from rloop._workers.worker import Worker
 from rloop.loop import TokioLoop
 from rloop.run import install, new_event_loop, run
+from rloop.statistics import WorkerStatistics
 
 if TYPE_CHECKING:
     from rloop._policy import EventLoopPolicy
 
 __all__ = [
     "TokioLoop",
+    "Worker",
+    "WorkerStatistics",
     "__version__",
     "current_shard",
+    "current_worker",
     "install",
     "new_event_loop",
     "on_shard",
     "pinned",
     "run",
+    "run_workers",
     "spawn",
     "sync",
 ]

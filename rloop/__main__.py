@@ -2,19 +2,21 @@
 
 ``python -m rloop script.py args...`` and ``python -m rloop -m module args...`` run what
 ``python script.py`` and ``python -m module`` would; loops that the program makes with
-``asyncio.run()`` or ``asyncio.new_event_loop()`` are TokioLoops. ``--threads N`` before the
-program's name gives each of them so many threads.
+``asyncio.run()`` or ``asyncio.new_event_loop()`` are TokioLoops. ``--workers N`` before the
+program's name runs it on so many workers, each with an application of its own; ``--threads N``
+gives each loop so many threads.
 """
 
 import argparse
+import functools
 import os
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from rloop._default import set_default_loop
-from rloop._threads import count_threads
+from rloop._threads import count_threads, count_workers
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -26,11 +28,32 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rloop",
         description="Run a program with TokioLoop as its event loop.",
-        usage="%(prog)s [--threads N] (script.py | -m module) ...",
+        usage="%(prog)s [--workers N | --threads N] (script.py | -m module) ...",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_number,
+        metavar="N",
+        help="run the program on N workers, or auto: threads with a loop, a server and an "
+        "application each (default: $RLOOP_WORKERS)",
+    )
+    parser.add_argument(
+        "--modules",
+        type=_names,
+        metavar="NAMES",
+        help="the top-level packages that each worker imports for itself, separated by commas "
+        "(default: all but installed distributions)",
+    )
+    parser.add_argument(
+        "--shared",
+        type=_names,
+        default=[],
+        metavar="NAMES",
+        help="modules in those packages that workers share, such as extension modules",
     )
     parser.add_argument(
         "--threads",
-        type=_threads,
+        type=_number,
         metavar="N",
         help="the number of threads of a loop, or auto (default: $RLOOP_THREADS, or 1)",
     )
@@ -39,28 +62,53 @@ def main(arguments: Sequence[str]) -> None:
     target.add_argument("-m", dest="module", help="the module to run as a program")
     # What follows the program's name is the program's.
     end = 0
-    while end < len(arguments) and arguments[end].startswith("--threads"):
-        end += 1 if "=" in arguments[end] else 2
+    while end < len(arguments) and arguments[end].startswith("--"):
+        end += 1 if "=" in arguments[end] or arguments[end] == "--help" else 2
     end += 2 if arguments[end : end + 1] == ["-m"] else 1
     options = parser.parse_args(arguments[:end])
+    has_workers = options.workers is not None or bool(os.environ.get("RLOOP_WORKERS"))
+    if has_workers and options.threads is not None:
+        parser.error("--threads and --workers exclude each other: a worker's loop has one thread")
+    if not has_workers and (options.modules or options.shared):
+        parser.error("--modules and --shared are about --workers")
     try:
-        count_threads(options.threads)
+        count = count_workers(options.workers) if has_workers else count_threads(options.threads)
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     set_default_loop(options.threads)
+    program = options.script if options.module is None else options.module
+    sys.argv = [program, *arguments[end:]]
     if options.module is not None:
-        sys.argv = [options.module, *arguments[end:]]
         sys.path.insert(0, os.getcwd())
-        runpy.run_module(options.module, run_name="__main__", alter_sys=True)
+        run: Callable[[], object] = functools.partial(
+            runpy.run_module, program, run_name="__main__", alter_sys=True
+        )
     else:
-        sys.argv = [options.script, *arguments[end:]]
-        sys.path.insert(0, os.path.dirname(os.path.abspath(options.script)))
-        runpy.run_path(options.script, run_name="__main__")
+        sys.path.insert(0, os.path.dirname(os.path.abspath(program)))
+        run = functools.partial(runpy.run_path, program, run_name="__main__")
+    if not has_workers:
+        run()
+        return
+    from rloop._workers.program import run_program
+
+    run_program(
+        run,
+        count,
+        module=options.module,
+        arguments=arguments[end:],
+        modules=options.modules,
+        shared=options.shared,
+    )
 
 
-def _threads(text: str) -> int | Literal["auto"]:
-    """Read the value of ``--threads``."""
+def _number(text: str) -> int | Literal["auto"]:
+    """Read the value of ``--workers`` or ``--threads``."""
     return "auto" if text == "auto" else int(text)
+
+
+def _names(text: str) -> list[str]:
+    """Read the value of ``--modules`` or ``--shared``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 import weakref
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rloop import _rloop
 
@@ -20,6 +20,11 @@ _JOIN_TIMEOUT = 1.0
 """How long a callback may keep the interpreter from ending, in seconds."""
 
 _crews: "weakref.WeakSet[Crew]" = weakref.WeakSet()
+_OUTSIDE: Any = (
+    {"skip_file_prefixes": (os.path.dirname(__file__),)} if sys.version_info >= (3, 12) else {}
+)
+"""Has a warning name the line of the program that called into this package."""
+
 _warned: set[str] = set()
 """What was warned about: once is enough."""
 
@@ -36,28 +41,53 @@ def count_threads(threads: int | str | None) -> int:
         ValueError: if the number is not between 1 and `MOST_THREADS`.
         RuntimeError: if it is more than one, and this Python is older than 3.14.
     """
-    source = "threads"
-    if threads is None:
-        threads = os.environ.get("RLOOP_THREADS") or 1
-        source = "RLOOP_THREADS"
-        if isinstance(threads, str) and threads != "auto":
+    count = _count(threads, "threads", "RLOOP_THREADS")
+    if count > 1:
+        if _is_too_old():
+            raise RuntimeError(
+                f"a loop with {count} threads needs Python 3.14 or later: before, asyncio keeps "
+                "the current task per loop and not per thread"
+            )
+        _warn_of_gil(f"a loop with {count} threads")
+    return count
+
+
+def count_workers(workers: int | str | None) -> int:
+    """Return how many workers a group is to have.
+
+    Args:
+        workers: a number; ``"auto"`` for as many as there are usable CPUs; None for what the
+            environment variable ``RLOOP_WORKERS`` says, in the same words, or else 1.
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: if the number is not between 1 and `MOST_THREADS`.
+    """
+    count = _count(workers, "workers", "RLOOP_WORKERS")
+    if count > 1:
+        _warn_of_gil(f"a group of {count} workers")
+    return count
+
+
+def _count(given: int | str | None, name: str, variable: str) -> int:
+    source = name
+    if given is None:
+        given = os.environ.get(variable) or 1
+        source = variable
+        if isinstance(given, str) and given != "auto":
             with contextlib.suppress(ValueError):
-                threads = int(threads)
-    if threads == "auto":
-        count = _usable_cpus()
-        if _is_too_old() or _is_gil_enabled():
-            # More would not make it faster, and on old versions not work.
-            count = 1
-    elif isinstance(threads, int) and not isinstance(threads, bool):
-        count = threads
-    elif isinstance(threads, str):
-        raise ValueError(f"{source} must be a number or 'auto', not {threads!r}")
+                given = int(given)
+    if given == "auto":
+        # With the GIL, or on an old version, more would not make it faster.
+        count = 1 if _is_too_old() or _is_gil_enabled() else _usable_cpus()
+    elif isinstance(given, int) and not isinstance(given, bool):
+        count = given
+    elif isinstance(given, str):
+        raise ValueError(f"{source} must be a number or 'auto', not {given!r}")
     else:
-        raise TypeError(f"threads must be an int, 'auto' or None, not {type(threads).__name__}")
+        raise TypeError(f"{name} must be an int, 'auto' or None, not {type(given).__name__}")
     if not 1 <= count <= MOST_THREADS:
         raise ValueError(f"{source} must be between 1 and {MOST_THREADS}, not {count}")
-    if count > 1:
-        _check_interpreter(count)
     return count
 
 
@@ -81,19 +111,15 @@ def _is_gil_enabled() -> bool:
     return enabled
 
 
-def _check_interpreter(count: int) -> None:
-    if _is_too_old():
-        raise RuntimeError(
-            f"a loop with {count} threads needs Python 3.14 or later: before, asyncio keeps the "
-            "current task per loop and not per thread"
-        )
+def _warn_of_gil(runners: str) -> None:
+    """Warn, once in a process, that `runners` do not run Python code in parallel."""
     if _is_gil_enabled() and "GIL" not in _warned:
         _warned.add("GIL")
         warnings.warn(  # type: ignore[call-overload, unused-ignore]
-            f"a loop with {count} threads runs Python code on one core at a time, because the GIL "
-            "is enabled: use a free-threaded build of Python",
+            f"{runners} runs Python code on one core at a time, because the GIL is enabled: use a "
+            "free-threaded build of Python",
             RuntimeWarning,
-            skip_file_prefixes=(os.path.dirname(__file__),),
+            **_OUTSIDE,
         )
 
 

@@ -8,6 +8,7 @@ own signatures and semantics. This module joins the two.
 import asyncio
 import atexit
 import concurrent.futures
+import contextlib
 import contextvars
 import functools
 import os
@@ -31,6 +32,8 @@ from rloop._transport import (
     WritePipeTransport,
 )
 from rloop._watchdog import Watchdog
+from rloop._workers import current as _current
+from rloop._workers.listeners import Serving
 from rloop.statistics import ShardStatistics
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ atexit.register(disband_all)
 atexit.register(_rloop._park_running_loops)
 
 _T = TypeVar("_T")
+
+_NO_WORKER = contextlib.nullcontext()
 
 
 @_rloop._own_native_methods
@@ -69,6 +74,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         _child_watcher_callback: Callable[..., None]
         _thread_id: int | None
         _default_executor: concurrent.futures.ThreadPoolExecutor | None
+        _unix_server_sockets: dict[socket.socket, int]
         _transports: MutableMapping[int, SocketTransport | DatagramTransport]
 
         def _ensure_fd_no_transport(self, fd: object) -> None: ...
@@ -92,6 +98,10 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         """
         # There is nothing to close or to warn of before all is there.
         self._closed = True
+        self._worker = _current.own_worker()
+        self._servings: dict[int, Serving] = {}
+        if self._worker is not None and threads is None:
+            threads = 1
         count = count_threads(threads)
         self._crew: Crew | None = None
         self._watchdog: Watchdog | None = None
@@ -108,8 +118,9 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         """Run until :meth:`stop` is called. See :meth:`asyncio.loop.run_forever`."""
         if self._crew is not None and not self.is_running() and not self.is_closed():
             self._crew.muster(self)
+        running = _NO_WORKER if self._worker is None else self._worker._running(self)
         try:
-            with _WakeupOnSignal(self._csock):
+            with running, _WakeupOnSignal(self._csock):
                 super().run_forever()
         finally:
             # asyncio.Runner cancels the tasks there are: those to come have to be among them.
@@ -127,7 +138,11 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
                 self._watchdog.stop()
             if self._crew is not None:
                 self._crew.disband()
+            if self._worker is not None:
+                self._worker._group.listeners.abandon(self)
         super().close()
+        if self._worker is not None:
+            self._worker._fail_calls(self)
         self._children.close()
 
     def statistics(self) -> tuple[ShardStatistics, ...]:
@@ -230,7 +245,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     def _start_serving(
         self,
-        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        protocol_factory: Any,
         sock: socket.socket,
         sslcontext: Any = None,
         server: Any = None,
@@ -239,17 +254,67 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     ) -> None:
         if self._crew is not None:
             _server.Server.adopt(server)
+        elif self._worker is not None and not isinstance(protocol_factory, Serving):
+            protocol_factory = self._worker._group.listeners.join(
+                self, protocol_factory, sock, sslcontext, server
+            )
         super()._start_serving(  # type: ignore[misc]
             protocol_factory, sock, sslcontext, server, *limits, **more
         )
 
-    def _accept_connection2(
+    def _stop_serving(self, sock: socket.socket) -> None:
+        if self._worker is None:
+            super()._stop_serving(sock)  # type: ignore[misc]
+            return
+        may_close, is_last = self._worker._group.listeners.leave(self, sock)
+        if not is_last and sys.version_info >= (3, 13):
+            # Other workers still serve the path.
+            self._unix_server_sockets.pop(sock, None)
+        if may_close:
+            super()._stop_serving(sock)  # type: ignore[misc]
+        else:
+            self._remove_reader(sock.fileno())
+
+    async def create_unix_server(  # type: ignore[override]
+        self,
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+        path: Any = None,
+        *,
+        sock: socket.socket | None = None,
+        **options: Any,
+    ) -> asyncio.AbstractServer:
+        """Serve a path or socket. See :meth:`asyncio.loop.create_unix_server`."""
+        if self._worker is not None and path is not None and sock is None:
+            # The standard library would remove the path, and so the socket of another worker.
+            bound = self._worker._group.listeners.find_bound(socket.AF_UNIX, os.fspath(path))
+            if bound is not None:
+                path, sock = None, bound
+        return await super().create_unix_server(protocol_factory, path, sock=sock, **options)
+
+    def _connect_accepted(
         self,
         protocol_factory: Callable[[], asyncio.BaseProtocol],
         conn: socket.socket,
         *arguments: Any,
         **more: Any,
     ) -> Coroutine[Any, Any, None]:
+        """Return the first steps of a connection that this loop, or another worker's, accepted."""
+        accepted: Coroutine[Any, Any, None]
+        accepted = super()._accept_connection2(  # type: ignore[misc]
+            protocol_factory, conn, *arguments, **more
+        )
+        return accepted
+
+    def _accept_connection2(
+        self,
+        protocol_factory: Any,
+        conn: socket.socket,
+        *arguments: Any,
+        **more: Any,
+    ) -> Coroutine[Any, Any, None]:
+        if isinstance(protocol_factory, Serving):
+            extra, _, _, *options = arguments
+            return protocol_factory.accept(conn, extra, tuple(options), more)
         accepted: Coroutine[Any, Any, None]
         context: contextvars.Context | None = more.get("context")
         is_placed = self._crew is not None and not self._is_pinned.get(False)

@@ -1,8 +1,8 @@
-"""What a loop counts about its shards."""
+"""What a loop counts about its shards, and a group of workers about its workers."""
 
 from dataclasses import dataclass
 
-__all__ = ["ShardStatistics"]
+__all__ = ["ShardStatistics", "WorkerStatistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +30,20 @@ class ShardStatistics:
     wakeups: int
     busy: float | None
     slowest_callback: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """The counts of one worker, see :meth:`rloop.Worker.statistics`.
+
+    Attributes:
+        worker: the index of the worker.
+        accepted: how many connections of shared listeners it has been given.
+        connections: how many of them are open now, or on their way to the worker.
+        loop: the counts of the loop that it runs now, or None if it runs no TokioLoop.
+    """
+
+    worker: int
+    accepted: int
+    connections: int
+    loop: ShardStatistics | None

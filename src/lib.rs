@@ -40,6 +40,7 @@ mod _rloop {
     use crate::transport::tls::{TlsProtocol, TlsTransport};
     use crate::transport::{stream, tls};
     use pyo3::prelude::*;
+    use pyo3::types::{PyDict, PyType};
 
     /// Distribution and version; `rloop/_installation.py` refuses a module with another one.
     #[pymodule_export]
@@ -61,6 +62,18 @@ mod _rloop {
     #[pyfunction]
     fn _park_running_loops(py: Python<'_>) {
         exit::park_all(py);
+    }
+
+    /// Makes a dict an instance of another class with the layout of dict.
+    #[pyfunction]
+    fn _set_dict_class(mapping: &Bound<'_, PyDict>, cls: &Bound<'_, PyType>) -> PyResult<()> {
+        ffi::set_dict_class(mapping, cls)
+    }
+
+    /// Raises an exception of that class in another thread, between two bytecodes.
+    #[pyfunction]
+    fn _raise_in_thread(thread: std::ffi::c_ulong, cls: &Bound<'_, PyType>) {
+        ffi::raise_in_thread(thread, cls);
     }
 
     #[pymodule_init]

@@ -12,10 +12,10 @@ use pyo3::ffi::compat;
 use pyo3::intern;
 use pyo3::panic::PanicException;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyContext, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyContext, PyDict, PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, ffi};
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int, c_ulong, c_void};
 use std::mem::{ManuallyDrop, MaybeUninit};
 
 /// A thread that is detached from Python and attaches for short spells.
@@ -206,6 +206,53 @@ pub(crate) fn os_error(py: Python<'_>, errno: c_int) -> PyErr {
     // SAFETY: the thread is attached, and `class` is a class of exceptions.
     unsafe { ffi::PyErr_SetFromErrno(class) };
     PyErr::fetch(py)
+}
+
+/// Makes a dict an instance of `class`, which is dict or a subclass of the same layout.
+///
+/// `object.__class__` cannot be set on a dict. This does what the interpreter does where it can be.
+pub(crate) fn set_dict_class(dict: &Bound<'_, PyDict>, class: &Bound<'_, PyType>) -> PyResult<()> {
+    let py = dict.py();
+    let plain = PyDict::type_object(py);
+    let layout = [
+        intern!(py, "__basicsize__"),
+        intern!(py, "__dictoffset__"),
+        intern!(py, "__weakrefoffset__"),
+    ];
+    for class in [class, &dict.get_type()] {
+        let mut is_dict = class.is_subclass(&plain)?;
+        for attribute in layout {
+            is_dict &= class.getattr(attribute)?.eq(plain.getattr(attribute)?)?;
+        }
+        if !is_dict {
+            return Err(PyTypeError::new_err("the class must have the layout of dict"));
+        }
+    }
+    let old = dict.get_type();
+    if is_heap_type(class) {
+        // An object has a reference to its class, unless that is a static type.
+        std::mem::forget(class.clone());
+    }
+    // SAFETY: `dict` is a live object. Both classes have the layout of dict, so code that reads the
+    // object by its old class finds the fields it expects.
+    unsafe { (*dict.as_ptr()).ob_type = class.as_type_ptr() };
+    if is_heap_type(&old) {
+        // SAFETY: the object had a reference to its old class, and no longer refers to it.
+        unsafe { ffi::Py_DECREF(old.as_ptr()) };
+    }
+    Ok(())
+}
+
+fn is_heap_type(class: &Bound<'_, PyType>) -> bool {
+    // SAFETY: `class` is a type object.
+    unsafe { ffi::PyType_HasFeature(class.as_type_ptr(), ffi::Py_TPFLAGS_HEAPTYPE) != 0 }
+}
+
+/// Raises an exception of that class in the thread, as soon as it runs Python code.
+pub(crate) fn raise_in_thread(thread: c_ulong, class: &Bound<'_, PyType>) {
+    // SAFETY: `class` proves that this thread is attached. The call takes a reference of its own,
+    // and does nothing if there is no such thread.
+    unsafe { ffi::PyThreadState_SetAsyncExc(thread.cast_signed(), class.as_ptr()) };
 }
 
 /// A copy of the current context, as `contextvars.copy_context()`.

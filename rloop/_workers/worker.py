@@ -1,0 +1,263 @@
+"""One worker: a thread with a loop of its own, and how others reach it."""
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from rloop._workers import current
+from rloop._workers.modules import Copy
+from rloop._workers.signals import Signals, Terminated
+from rloop.statistics import WorkerStatistics
+
+if TYPE_CHECKING:
+    from rloop._workers.group import Group
+    from rloop.loop import TokioLoop
+
+__all__ = ["Worker"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a worker's program ended: what it returned, or what it raised."""
+
+    result: Any = None
+    error: BaseException | None = None
+
+    def is_failure(self) -> bool:
+        """Return whether the program failed, rather than returning or being interrupted."""
+        if isinstance(self.error, SystemExit):
+            return self.error.code not in (None, 0) and not isinstance(self.error, Terminated)
+        return self.error is not None and not isinstance(self.error, KeyboardInterrupt)
+
+
+class Worker:
+    """One of the workers that :func:`rloop.run_workers` or ``python -m rloop --workers`` started.
+
+    Any thread may read the attributes.
+
+    Attributes:
+        index: the number of the worker, from 0.
+    """
+
+    def __init__(
+        self,
+        group: "Group",
+        index: int,
+        body: "Callable[[Worker], Any]",
+        *,
+        runs_loop_only: bool = False,
+    ) -> None:
+        self.index = index
+        self._runs_loop_only = runs_loop_only
+        self._group = group
+        self._body = body
+        self._signals = Signals(self, group.inherited_handlers)
+        self._copy = Copy(f"worker {index}")
+        self._running_loop: TokioLoop | None = None
+        # A listener's lock guards the first two; only the worker's thread changes the last.
+        self._connections_under_way = 0
+        self._connections_given = 0
+        self._open_connections = 0
+        self._calls: set[_Call] = set()
+        self._calls_lock = threading.Lock()
+        self._has_ended = False
+        self._thread = threading.Thread(
+            target=self._work, name=f"rloop-worker-{index}", daemon=True
+        )
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.index} of {len(self.workers)}>"
+
+    @property
+    def workers(self) -> tuple["Worker", ...]:
+        """All workers of the group, this one included, by index."""
+        return tuple(self._group.workers)
+
+    @overload
+    def call(self, coro: Coroutine[Any, Any, _T], /) -> "asyncio.Future[_T]": ...
+    @overload
+    def call(
+        self, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> "asyncio.Future[_T]": ...
+    def call(self, coro: Any, /, *args: Any, **kwargs: Any) -> "asyncio.Future[Any]":
+        """Run a coroutine, or an asynchronous function, on this worker.
+
+        A coroutine that was made from a function of the caller's copy of the application keeps the
+        globals of that copy. Given a function instead, the function of the same name in this
+        worker's copy is called, so that it sees this worker's state.
+
+        Args:
+            coro: the coroutine or the function.
+            args: the function's arguments.
+            kwargs: the function's keyword arguments.
+
+        Returns:
+            A future of the calling loop with the result or the exception. Cancelling it cancels
+            the task on the worker, and the future is done when the task is.
+
+        Raises:
+            RuntimeError: if no loop is running in the calling thread. The future raises it if the
+                worker runs no TokioLoop, or its loop ends before the coroutine has.
+            TypeError: if `coro` is neither a coroutine nor callable.
+        """
+        if asyncio.iscoroutine(coro):
+            if args or kwargs:
+                raise TypeError("arguments go with a function, and this is a coroutine")
+            make: Callable[[], Any] = lambda: coro  # noqa: E731 - one of two ways to make it
+        elif callable(coro):
+            make = lambda: self._copy.find_own(coro)(*args, **kwargs)  # noqa: E731
+        else:
+            raise TypeError(f"a coroutine or an asynchronous function was expected, got {coro!r}")
+        call = _Call(self, make, asyncio.get_running_loop())
+        call.send()
+        return call.future
+
+    def statistics(self) -> WorkerStatistics:
+        """Return what the worker has counted so far."""
+        event_loop = self._running_loop
+        return WorkerStatistics(
+            worker=self.index,
+            accepted=self._connections_given,
+            connections=self._load(),
+            loop=None if event_loop is None else event_loop.statistics()[0],
+        )
+
+    def _load(self) -> int:
+        """Return how many connections of shared listeners the worker has or is about to have."""
+        return self._connections_under_way + self._open_connections
+
+    @contextlib.contextmanager
+    def _running(self, event_loop: "TokioLoop") -> Iterator[None]:
+        """Have `event_loop` deliver the worker's signals and calls while it runs."""
+        outer, self._running_loop = self._running_loop, event_loop
+        event_loop.call_soon(self._signals.run_pending)
+        try:
+            yield
+        finally:
+            self._running_loop = outer
+
+    def _fail_calls(self, event_loop: "TokioLoop") -> None:
+        """Fail the calls that a loop has not completed; it is being closed."""
+        with self._calls_lock:
+            lost = [call for call in self._calls if call.runs_on(event_loop)]
+        for call in lost:
+            error = RuntimeError(f"the loop of {self!r} was closed before the call was complete")
+            call.finish(Outcome(error=error))
+
+    def _work(self) -> None:
+        """Run the worker's program. The body of its thread."""
+        current.enter(self)
+        try:
+            outcome = Outcome(result=self._body(self))
+        except BaseException as error:
+            outcome = Outcome(error=error)
+        self._has_ended = True
+        self._group._report_end(self, outcome)
+
+
+class _CallFuture(asyncio.Future):  # type: ignore[type-arg]
+    """The caller's future of a call to another worker."""
+
+    def __init__(self, call: "_Call", event_loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=event_loop)
+        self._call = call
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Ask the task to end; the future is cancelled when the task is."""
+        if self.done():
+            return False
+        self._call.cancel(msg)
+        return True
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take over the outcome. Runs on the calling loop."""
+        if self.done():
+            return
+        if isinstance(outcome.error, asyncio.CancelledError):
+            super().cancel(*outcome.error.args[:1])
+        elif outcome.error is not None:
+            self.set_exception(outcome.error)
+        else:
+            self.set_result(outcome.result)
+
+
+class _Call:
+    """A coroutine that a worker runs for another loop."""
+
+    def __init__(
+        self, worker: Worker, make: Callable[[], Awaitable[Any]], caller: asyncio.AbstractEventLoop
+    ) -> None:
+        self.future = _CallFuture(self, caller)
+        self._worker = worker
+        self._make = make
+        self._caller = caller
+        self._event_loop: TokioLoop | None = None
+        self._task: asyncio.Future[Any] | None = None
+
+    def send(self) -> None:
+        """Have the worker start the coroutine. Runs on the calling loop."""
+        context = contextvars.copy_context()
+        context.run(current.enter_context, self._worker)
+        with self._worker._calls_lock:
+            self._event_loop = self._worker._running_loop
+            self._worker._calls.add(self)
+        self._send(self._start, context=context)
+
+    def cancel(self, message: Any) -> None:
+        """Have the worker cancel the task, which it has made by then."""
+        self._send(self._cancel, message)
+
+    def runs_on(self, event_loop: "TokioLoop") -> bool:
+        """Return whether this loop runs the coroutine."""
+        return self._event_loop is event_loop
+
+    def finish(self, outcome: Outcome) -> None:
+        """Hand the outcome to the caller. Any thread may call this."""
+        with self._worker._calls_lock:
+            self._worker._calls.discard(self)
+        # Nobody waits for it if the calling loop is closed.
+        with contextlib.suppress(RuntimeError):
+            self._caller.call_soon_threadsafe(self.future.finish, outcome)
+
+    def _send(
+        self,
+        function: Callable[..., None],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Call a function on the worker's loop, or fail the call if that is closed."""
+        try:
+            if self._event_loop is None:
+                raise RuntimeError(f"{self._worker!r} runs no TokioLoop")  # noqa: TRY301
+            self._event_loop.call_soon_threadsafe(function, *args, context=context)
+        except RuntimeError as error:
+            self.finish(Outcome(error=error))
+
+    def _start(self) -> None:
+        """Start the coroutine. Runs on the worker's loop."""
+        try:
+            self._task = asyncio.ensure_future(self._make())
+        except BaseException as error:
+            self.finish(Outcome(error=error))
+            if not isinstance(error, Exception):
+                raise
+        else:
+            self._task.add_done_callback(self._done)
+
+    def _cancel(self, message: Any) -> None:
+        if self._task is not None:
+            self._task.cancel(message)
+
+    def _done(self, task: "asyncio.Future[Any]") -> None:
+        try:
+            outcome = Outcome(result=task.result())
+        except BaseException as error:
+            outcome = Outcome(error=error)
+        self.finish(outcome)
