@@ -177,6 +177,7 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
                 "ssl_handshake_timeout=..., ssl_shutdown_timeout=..., context=...)"
             ),
         },
+        "_stop_serving": "(self, sock)",
         "_transports": "stored",
         "_write_to_self": "(self)",
     },
@@ -275,6 +276,8 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
             "(self, fut, registered_fd, sock, fileno, offset, count, blocksize, total_sent)"
         ),
         "_sock_sendfile_update_filepos": {"3.11": "any", "3.15": "(self, fileno, offset)"},
+        "_stop_serving": "(self, sock)",
+        "_unix_server_sockets": {"3.13": "stored"},
         "_watcher": {"3.14": "stored"},
     },
     "asyncio.unix_events:_UnixWritePipeTransport": {
@@ -283,6 +286,21 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
         "_pipe": "stored",
         "_protocol": "stored",
         "_write_ready": "(self)",
+    },
+    "importlib._bootstrap": {
+        "_DeadlockError": "class",
+        "_ModuleLockManager": "class",
+        "_NEEDS_LOADING": "attribute",
+        "_find_and_load": {
+            "3.11": "(name, import_)",
+            "3.15": "(name, import_, *, lazy_submodule=...)",
+        },
+        "_find_and_load_unlocked": {
+            "3.11": "(name, import_)",
+            "3.15": "(name, import_, *, lazy_submodule=...)",
+        },
+        "_gcd_import": "(name, package=..., level=...)",
+        "_lock_unlock_module": "(name)",
     },
     "socket:socket": {
         "_decref_socketios": "(self)",

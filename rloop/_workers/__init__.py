@@ -13,5 +13,5 @@ process per worker while a group runs:
 `program`       ``python -m rloop --workers``
 ==============  ==================================================================================
 
-See docs/decisions/0009-workers-see-a-process-of-their-own.md.
+See docs/decisions/0012-workers-see-a-process-of-their-own.md.
 """

@@ -113,7 +113,7 @@ class Signals:
         if handler == signal.SIG_IGN or (handler == signal.SIG_DFL and signum not in ENDING):
             return
         self._pending.append(signum)
-        event_loop = self._worker._running_loop
+        event_loop = self._worker._active_loop
         if event_loop is not None:
             # It may be closed by now.
             with contextlib.suppress(RuntimeError):

@@ -60,7 +60,7 @@ class Worker:
         self._body = body
         self._signals = Signals(self, group.inherited_handlers)
         self._copy = Copy(f"worker {index}")
-        self._running_loop: TokioLoop | None = None
+        self._active_loop: TokioLoop | None = None
         # A listener's lock guards the first two; only the worker's thread changes the last.
         self._connections_under_way = 0
         self._connections_given = 0
@@ -115,13 +115,13 @@ class Worker:
             make = lambda: self._copy.find_own(coro)(*args, **kwargs)  # noqa: E731
         else:
             raise TypeError(f"a coroutine or an asynchronous function was expected, got {coro!r}")
-        call = _Call(self, make, asyncio.get_running_loop())
+        call = _Call(self, make, asyncio.get_active_loop())
         call.send()
         return call.future
 
     def statistics(self) -> WorkerStatistics:
         """Return what the worker has counted so far."""
-        event_loop = self._running_loop
+        event_loop = self._active_loop
         return WorkerStatistics(
             worker=self.index,
             accepted=self._connections_given,
@@ -136,12 +136,12 @@ class Worker:
     @contextlib.contextmanager
     def _running(self, event_loop: "TokioLoop") -> Iterator[None]:
         """Have `event_loop` deliver the worker's signals and calls while it runs."""
-        outer, self._running_loop = self._running_loop, event_loop
+        outer, self._active_loop = self._active_loop, event_loop
         event_loop.call_soon(self._signals.run_pending)
         try:
             yield
         finally:
-            self._running_loop = outer
+            self._active_loop = outer
 
     def _fail_calls(self, event_loop: "TokioLoop") -> None:
         """Fail the calls that a loop has not completed; it is being closed."""
@@ -206,7 +206,7 @@ class _Call:
         context = contextvars.copy_context()
         context.run(current.enter_context, self._worker)
         with self._worker._calls_lock:
-            self._event_loop = self._worker._running_loop
+            self._event_loop = self._worker._active_loop
             self._worker._calls.add(self)
         self._send(self._start, context=context)
 

@@ -20,6 +20,7 @@ from typing import Any
 import rloop
 from rloop import _hooks, _rloop, _server, _shards, _streams, _tls, _transport, sync
 from rloop._default import HAS_POLICIES
+from rloop._workers.listeners import SharedServer
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rloop"
@@ -54,6 +55,7 @@ def counterparts() -> Iterator[tuple[type, type]]:
         (_rloop.Handle, events.Handle),
         (_rloop.TimerHandle, events.TimerHandle),
         (_server.Server, base_events.Server),
+        (SharedServer, base_events.Server),
         (_shards.SpawnedFuture, asyncio.Future),
         (_streams.StreamReader, asyncio.StreamReader),
         (_streams.StreamReaderProtocol, asyncio.StreamReaderProtocol),
@@ -174,7 +176,7 @@ def names_of_asyncio() -> set[str]:
 def foreign_names() -> set[str]:
     """Return the private names in rloop's code that are those of the standard library."""
     names = _Names()
-    for file in PACKAGE.glob("*.py"):
+    for file in PACKAGE.rglob("*.py"):
         if file.name != "_hooks.py":
             names.visit(ast.parse(file.read_text(encoding="utf-8")))
     stubs = ast.parse((PACKAGE / "_rloop.pyi").read_text(encoding="utf-8"))
