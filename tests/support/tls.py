@@ -160,11 +160,15 @@ class RecordPeer:
         """Send ``data`` in one record."""
         self._send_all(self.encrypt(data))
 
-    def end(self) -> None:
-        """Send a close notification, and wait for none."""
+    def encrypt_end(self) -> bytes:
+        """Return the record of a close notification instead of sending it."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self._session.unwrap()
-        self._flush()
+        return self._outgoing.read()
+
+    def end(self) -> None:
+        """Send a close notification, and wait for none."""
+        self.sock.sendall(self.encrypt_end())
 
     def receive(self) -> bytes:
         """Read until the other side's close notification, or its end of the stream."""

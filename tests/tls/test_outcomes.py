@@ -204,6 +204,45 @@ async def test_ciphers_without_overlap(certificates: Certificates) -> None:
         assert not outcome.is_accepted
 
 
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_a_peer_without_an_extended_master_secret_is_taken(
+    certificates: Certificates, side: str
+) -> None:
+    """RFC 7627, which TLS 1.2 has as an option; `openssl s_client -no_ems` leaves it out."""
+    no_extended_master_secret = 1
+    issued, name = certificates["good"]
+
+    def client() -> tls.Context:
+        return tls.client_context(certificates.trusted.file, **limited(ssl.TLSVersion.TLSv1_2))
+
+    def server() -> tls.Context:
+        return tls.server_context(issued.file)
+
+    def without(context: tls.Context) -> tls.Context:
+        context.options |= no_extended_master_secret
+        return context
+
+    if side == "client":
+        outcome = await same_outcome_of_servers(lambda: without(client()), server, name)
+    else:
+        outcome = await same_outcome_of_clients(client, lambda: without(server()), name)
+    assert outcome.is_accepted
+
+
+@pytest.mark.only_on("rloop")
+@each_version
+async def test_a_client_with_no_group_of_rustls_is_told_so(
+    certificates: Certificates, version: ssl.TLSVersion
+) -> None:
+    """OpenSSL has P-521, of which `openssl s_client -groups P-521` offers nothing else."""
+    issued, name = certificates["good"]
+    client = as_openssl(tls.client_context(certificates.trusted.file, **limited(version)))
+    client.set_ecdh_curve("secp521r1")
+    outcome = await outcome_of(client, tls.server_context(issued.file), name)
+    assert isinstance(outcome.client, Failure)
+    assert outcome.client.reason == "SSLV3_ALERT_HANDSHAKE_FAILURE"
+
+
 @pytest.mark.parametrize("flag", ["off", "leaf", "chain"])
 @pytest.mark.parametrize("listed", ["revoked", "not revoked", "no list"])
 async def test_revocation_lists(certificates: Certificates, flag: str, listed: str) -> None:

@@ -147,8 +147,9 @@ impl ReadPipeTransport {
         match outcome {
             Outcome::Nothing => Ok(()),
             Outcome::Data { data, more } => {
+                let called = Self::call_protocol(slf, data);
                 slf.get().place.expect_event(more);
-                Self::call_protocol(slf, data)
+                called
             }
             Outcome::HangUpIsOver => Self::renew(slf),
             Outcome::End => Self::on_end(slf),

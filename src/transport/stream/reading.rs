@@ -104,8 +104,8 @@ impl StreamTransport {
         let py = slf.py();
         match received {
             Received::Data(data, more) => {
-                slf.get().place.expect_event(more);
                 if data.as_bytes().is_empty() {
+                    slf.get().place.expect_event(more);
                     return Ok(());
                 }
                 let (called, method) = match &path.receiver {
@@ -124,16 +124,18 @@ impl StreamTransport {
                     }
                     Receiver::Buffered { .. } => return Ok(()),
                 };
+                // As in asyncio, what the protocol has scheduled comes before what is received next:
+                // a task answers a request before the peer's end closes a connection over TLS.
+                slf.get().place.expect_event(more);
                 called.or_else(|error| Self::protocol_failed(slf, error, method))
             }
             Received::Decrypted(taken, more) => {
-                slf.get().place.expect_event(more);
                 let Receiver::Tls(protocol) = &path.receiver else {
                     return Ok(());
                 };
-                taken
-                    .and_then(|()| TlsProtocol::go_on(protocol.bind(py)))
-                    .or_else(|error| Self::protocol_failed(slf, error, "buffer_updated"))
+                let taken = taken.and_then(|()| TlsProtocol::go_on(protocol.bind(py)));
+                slf.get().place.expect_event(more);
+                taken.or_else(|error| Self::protocol_failed(slf, error, "buffer_updated"))
             }
             Received::End => Self::on_end(slf),
             Received::Failed(error) => {
@@ -193,8 +195,8 @@ impl StreamTransport {
                 return Self::fatal_error(slf, error, "Fatal read error on socket transport");
             }
         };
-        slf.get().place.expect_event(more);
         if len == 0 {
+            slf.get().place.expect_event(more);
             return Ok(());
         }
         let called = match buffer_updated.function(protocol) {
@@ -203,6 +205,7 @@ impl StreamTransport {
                 protocol.call_method1(intern!(py, "buffer_updated"), (len,))
             }),
         };
+        slf.get().place.expect_event(more);
         match called {
             Ok(_) => Ok(()),
             Err(error) => Self::protocol_failed(slf, error, "buffer_updated"),
