@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from support.peers import LOOPBACK
+from support.peers import LOOPBACK, stream_pair
 from support.protocols import RecordingProtocol
-from support.threads import PEER_TIMEOUT, turns
+from support.threads import PEER_TIMEOUT, in_thread, turns
+from support.tls import SERVER_NAME, Authority
 
 Loop = asyncio.AbstractEventLoop
 Address = tuple[str, int]
@@ -288,6 +289,38 @@ async def test_a_failing_protocol_factory_raises_and_leaves_nothing(loop: Loop) 
         sock = socket.create_connection(listener.getsockname())
         with sock, pytest.raises(ZeroDivisionError):
             await loop.create_connection(factory, sock=sock)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="asyncio leaves the socket open")
+@pytest.mark.parametrize("way", ["create_connection", "connect_accepted_socket"])
+@pytest.mark.parametrize("failure", ["factory", "timeout"])
+async def test_a_socket_is_closed_if_its_transport_is_never_made(
+    loop: Loop, authority: Authority, way: str, failure: str
+) -> None:
+    def factory() -> asyncio.Protocol:
+        if failure == "factory":
+            raise ZeroDivisionError("on purpose")
+        return RecordingProtocol()
+
+    ours, peer = stream_pair("tcp")
+    options: dict[str, Any] = {}
+    if failure == "timeout":
+        server_side = way == "connect_accepted_socket"
+        options = {
+            "ssl": authority.server_context() if server_side else authority.client_context(),
+            "ssl_handshake_timeout": -1,
+        }
+    expected = ZeroDivisionError if failure == "factory" else ValueError
+    with peer:
+        with pytest.raises(expected):
+            if way == "create_connection":
+                if options:
+                    options["server_hostname"] = SERVER_NAME
+                await loop.create_connection(factory, sock=ours, **options)
+            else:
+                await loop.connect_accepted_socket(factory, ours, **options)
+        assert ours.fileno() == -1
+        assert await in_thread(peer.recv, 1) == b""
 
 
 async def test_a_name_that_resolves_to_nothing_is_an_error(

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,6 +72,36 @@ async def test_a_socket_sends_exactly_the_range(
         assert await receiving == expected
         if expected:
             assert file.tell() == offset + len(expected)
+
+
+@pytest.mark.parametrize("offset", [0, 7])
+@pytest.mark.parametrize("way", ["native", "fallback"])
+@pytest.mark.parametrize("by", ["transport", "socket"])
+async def test_a_file_is_sent_from_the_offset_wherever_it_stands(
+    loop: Loop, path: Path, by: str, way: str, offset: int
+) -> None:
+    if sys.version_info < (3, 14, 7) and way == "fallback" and not offset:
+        pytest.skip("asyncio sends from where the file stands")
+
+    async def send(target: Any, file: IO[bytes]) -> int:
+        if by == "transport":
+            return await loop.sendfile(target, file, offset, 1000)
+        return await loop.sock_sendfile(target, file, offset, 1000)
+
+    file = path.open("rb") if way == "native" else io.BytesIO(CONTENT)
+    with file:
+        file.seek(100)
+        if by == "transport":
+            async with connected(RecordingProtocol(), "tcp") as (transport, peer):
+                assert await send(transport, file) == 1000
+                received = await in_thread(receive_exactly, peer, 1000)
+        else:
+            with open_pair("tcp") as (ours, peer):
+                ours.setblocking(False)
+                assert await send(ours, file) == 1000
+                received = await in_thread(receive_exactly, peer, 1000)
+        assert received == CONTENT[offset : offset + 1000]
+        assert file.tell() == offset + 1000
 
 
 async def test_what_was_written_before_and_after_keeps_its_place(

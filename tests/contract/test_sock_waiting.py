@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
+import sys
 
 import pytest
 
@@ -203,6 +204,27 @@ async def test_cancelling_in_the_turn_of_the_event_leaves_the_data(loop: Loop) -
             with pytest.raises(asyncio.CancelledError):
                 await receiving
             assert await loop.sock_recv(ours, 100) == b"kept"
+
+
+async def test_cancelling_in_the_turn_of_a_connection_leaves_it_in_the_backlog(
+    loop: Loop, loop_name: str
+) -> None:
+    if loop_name == "asyncio" and sys.version_info < (3, 14, 7):
+        pytest.skip("asyncio accepts it for the cancelled future (cpython#153761)")
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        listener.setblocking(False)
+        for schedule in (lambda task: loop.call_soon(task.cancel), lambda task: task.cancel()):
+            accepting = asyncio.ensure_future(loop.sock_accept(listener))
+            await turns(2)
+            with socket.create_connection(listener.getsockname()) as peer:
+                schedule(accepting)
+                with pytest.raises(asyncio.CancelledError):
+                    await accepting
+                accepted, address = await loop.sock_accept(listener)
+                with accepted:
+                    assert address == peer.getsockname()
+                    peer.sendall(b"kept")
+                    assert await loop.sock_recv(accepted, 100) == b"kept"
 
 
 async def test_a_socket_that_a_transport_takes_over_has_no_wait_left(loop: Loop) -> None:

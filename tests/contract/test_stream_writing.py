@@ -41,6 +41,53 @@ def fill_descriptor(number: int) -> int:
         return total
 
 
+async def test_empty_chunks_of_writelines_hold_nothing_up(kind: str) -> None:
+    if (3, 12) <= sys.version_info < (3, 14, 7):
+        pytest.skip("asyncio queues empty chunks, and never ends")
+    protocol = RecordingProtocol()
+    async with connected(protocol, kind) as (transport, peer):
+        parts: list[list[bytes | memoryview]] = [
+            [b""],
+            [b"", b"one", b"", b"two", b""],
+            [],
+            [memoryview(b""), b"three"],
+        ]
+        for chunks in parts:
+            transport.writelines(chunks)
+            assert transport.get_write_buffer_size() == 0
+        transport.close()
+        assert await in_thread(receive_until_eof, peer) == b"onetwothree"
+        assert await protocol.called("connection_lost") is None
+
+
+@pytest.mark.parametrize("ending", ["close", "abort"])
+async def test_a_protocol_that_ends_a_closing_transport_in_resume_writing_is_told_once(
+    kind: str, ending: str
+) -> None:
+    if sys.version_info < (3, 15) and ending == "abort":
+        pytest.skip("asyncio calls connection_lost() twice (cpython#156512)")
+
+    class Ending(RecordingProtocol):
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            getattr(self.transport, ending)()
+
+    protocol = Ending()
+    async with connected(protocol, kind) as (transport, peer):
+        written = 0
+        while not protocol.count("pause_writing"):
+            transport.write(bytes(MEBIBYTE))
+            written += MEBIBYTE
+        transport.close()
+        receiving = in_thread(receive_until_eof, peer)
+        assert await protocol.called("connection_lost") is None
+        received = await receiving
+        assert len(received) <= written
+        await turns(5)
+        assert protocol.count("connection_lost") == 1
+        assert protocol.count("resume_writing") == 1
+
+
 @pytest.mark.parametrize(
     "data",
     [

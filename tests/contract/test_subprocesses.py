@@ -38,6 +38,25 @@ async def test_the_protocol_is_told_everything_in_order(loop: Loop) -> None:
     transport.close()
 
 
+async def test_wait_returns_though_a_grandchild_keeps_the_pipe() -> None:
+    if sys.version_info < (3, 14, 7):
+        pytest.skip("asyncio waits for the end of the pipes as well (cpython#119710)")
+    process = await asyncio.create_subprocess_exec(
+        # The grandchild ends when its standard input does.
+        *("/bin/sh", "-c", "exec 3<&0; cat <&3 & exit 7"),
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert await process.wait() == 7
+    assert not process.stdout.at_eof()
+    process.stdin.write(b"still here")
+    process.stdin.close()
+    assert await process.stdout.read() == b"still here"
+    await process.stdin.wait_closed()
+
+
 @pytest.mark.parametrize("code", [0, 1, 42, 255])
 async def test_exit_codes_are_exact(code: int) -> None:
     process = await asyncio.create_subprocess_exec("/bin/sh", "-c", f"exit {code}")

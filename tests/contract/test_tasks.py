@@ -40,6 +40,20 @@ async def test_a_task_has_the_name_and_the_context_it_was_given(loop: Loop) -> N
     assert await task == "given"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="asyncio takes any object")
+@pytest.mark.parametrize("eager", [False, True], ids=["lazy", "eager"])
+async def test_the_context_of_a_task_must_be_one(loop: Loop, *, eager: bool) -> None:
+    async def body() -> None:
+        pass
+
+    if eager:
+        loop.set_task_factory(asyncio.eager_task_factory)
+    coroutine = body()
+    with pytest.raises(TypeError, match=r"a contextvars\.Context was expected, got dict"):
+        loop.create_task(coroutine, context={})  # type: ignore[arg-type]
+    coroutine.close()
+
+
 async def test_tasks_start_in_the_order_of_their_creation(loop: Loop) -> None:
     started: list[int] = []
 
