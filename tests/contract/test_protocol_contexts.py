@@ -8,10 +8,12 @@ server was made.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +29,7 @@ from support.protocols import (
     RecordingProtocol,
     RecordingSubprocessProtocol,
 )
-from support.threads import eventually, in_thread
+from support.threads import PEER_TIMEOUT, eventually, in_thread, turns
 from support.tls import SERVER_NAME, Authority, RecordPeer, connected_to_record_peer
 
 Loop = asyncio.AbstractEventLoop
@@ -333,6 +335,72 @@ async def test_each_connection_of_a_server_has_a_context_that_its_tasks_copy(
     own = HAS_OWN_CONTEXT or way == "tls"
     assert seen == [("connection", "task", "connection" if own else "server")] * 2
     assert variable.get() == "unset"
+
+
+@contextlib.asynccontextmanager
+async def entered_elsewhere(context: contextvars.Context) -> AsyncIterator[None]:
+    """Have another thread stay inside a context."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        entered.set()
+        leave.wait(PEER_TIMEOUT)
+
+    staying = in_thread(context.run, stay)
+    entered.wait(PEER_TIMEOUT)
+    try:
+        yield
+    finally:
+        leave.set()
+        await staying
+
+
+@pytest.mark.skipif(not HAS_OWN_CONTEXT, reason="nothing else refers to the contexts")
+async def test_nothing_is_lost_while_another_thread_is_in_the_context_of_a_connection(
+    loop: Loop, loop_name: str
+) -> None:
+    tasks: list[asyncio.Task[Any]] = []
+    reports: list[object] = []
+    protocol = NotingProtocol()
+
+    def factory() -> NotingProtocol:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        return protocol
+
+    def check_reports() -> None:
+        # asyncio calls no handler: it would do that inside the same context.
+        assert reports or loop_name == "asyncio"
+        assert all("cannot enter context" in str(error) for error in reports)
+        reports.clear()
+
+    loop.set_exception_handler(lambda _loop, report: reports.append(report["exception"]))
+    server = await loop.create_server(factory, LOOPBACK, 0)
+    with socket.create_connection(server.sockets[0].getsockname()) as peer:
+        await protocol.called("connection_made")
+        # The task that accepts runs in the context as well.
+        await eventually(lambda: tasks[0].done())
+        async with entered_elsewhere(tasks[0].get_context()):
+            peer.sendall(b"data")
+            await turns(10)
+        await protocol.received(4)
+        check_reports()
+        written = 0
+        while not protocol.count("pause_writing"):
+            protocol.transport.write(MUCH)
+            written += len(MUCH)
+        async with entered_elsewhere(tasks[0].get_context()):
+            receiving = in_thread(receive_exactly, peer, written)
+            await turns(10)
+            if loop_name != "asyncio":
+                await eventually(lambda: reports)
+        await receiving
+        check_reports()
+        await protocol.called("resume_writing")
+    await protocol.called("connection_lost")
+    server.close()
+    await server.wait_closed()
 
 
 async def test_a_failure_of_a_protocol_is_reported_in_the_context_of_the_call(

@@ -61,9 +61,8 @@ impl StreamTransport {
         let path = objects.read_path.clone();
         if matches!(path.receiver, Receiver::Buffered { .. }) {
             drop(state);
-            let context = path.context.bind(py);
-            return ffi::in_context(context, || Self::receive_into(slf, &path)).or_else(|error| {
-                Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
+            return Self::run_in(slf, event_loop, path.context.bind(py), "_read_ready", || {
+                Self::receive_into(slf, &path)
             });
         }
         let received = with_read_buffer(|buffer| {
@@ -89,9 +88,8 @@ impl StreamTransport {
         let Some(received) = received else {
             return Ok(());
         };
-        let context = path.context.bind(py);
-        ffi::in_context(context, || Self::pass_on(slf, received, &path)).or_else(|error| {
-            Self::callback_failed(slf, event_loop, "_read_ready", Some(context), error)
+        Self::run_in(slf, event_loop, path.context.bind(py), "_read_ready", || {
+            Self::pass_on(slf, received, &path)
         })
     }
 

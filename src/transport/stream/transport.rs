@@ -91,6 +91,30 @@ impl StreamTransport {
         Self::settle_remote(slf, event_loop, called)
     }
 
+    /// Runs the transport's `callback` inside `context`. Its failure is reported as that of a handle.
+    ///
+    /// A program can get at the context that a transport has from CPython 3.15 on, and another thread may
+    /// have entered it. asyncio reports that and calls again. Here data may have been taken from the
+    /// kernel already, so after the report the callback runs outside of the context.
+    pub(super) fn run_in(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        context: &Bound<'_, PyContext>,
+        callback: &str,
+        operation: impl FnOnce() -> PyResult<()>,
+    ) -> Result<(), Interrupt> {
+        let mut operation = Some(operation);
+        let ran = ffi::in_context(context, || operation.take().map_or(Ok(()), |run| run()));
+        let Err(error) = ran else {
+            return Ok(());
+        };
+        let Some(operation) = operation else {
+            return Self::callback_failed(slf, event_loop, callback, Some(context), error);
+        };
+        Self::callback_failed(slf, event_loop, callback, None, error)?;
+        operation().or_else(|error| Self::callback_failed(slf, event_loop, callback, None, error))
+    }
+
     /// Deals with a protocol method that raised: reports it and ends the connection, unless it is an
     /// interrupt.
     #[cold]

@@ -138,10 +138,7 @@ impl StreamTransport {
                 None => return Ok(()),
             }
         };
-        let context = context.bind(py);
-        ffi::in_context(context, || Self::flush(slf)).or_else(|error| {
-            Self::callback_failed(slf, event_loop, "_write_ready", Some(context), error)
-        })
+        Self::run_in(slf, event_loop, context.bind(py), "_write_ready", || Self::flush(slf))
     }
 
     /// Sends what is queued, and does what waits for the queue to be empty.
