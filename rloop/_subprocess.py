@@ -108,7 +108,7 @@ class Children:
         home = event_loop._current_shard()
 
         def on_end(pid: int, returncode: int) -> None:
-            if event_loop._crew is None or event_loop._current_shard() == home:
+            if event_loop._threads is None or event_loop._current_shard() == home:
                 # In one step with the reaping, so that nobody signals the number in between.
                 event_loop._child_watcher_callback(pid, returncode, transport)
                 return

@@ -24,7 +24,7 @@ from rloop import _rloop, _server, _streams
 from rloop._selector import WatchedDescriptors
 from rloop._sockets import SocketMethods
 from rloop._subprocess import Children
-from rloop._threads import Crew, count_threads, disband_all
+from rloop._threads import WorkerThreads, count_threads, join_all
 from rloop._transport import (
     DatagramTransport,
     ReadPipeTransport,
@@ -43,7 +43,7 @@ __all__ = ["TokioLoop"]
 
 os.register_at_fork(after_in_child=_rloop._after_fork_in_child)
 # In reverse order: threads that drive a shard are told to stop, then the loops' own are joined.
-atexit.register(disband_all)
+atexit.register(join_all)
 atexit.register(_rloop._park_running_loops)
 
 _T = TypeVar("_T")
@@ -103,21 +103,21 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         if self._worker is not None and threads is None:
             threads = 1
         count = count_threads(threads)
-        self._crew: Crew | None = None
+        self._threads: WorkerThreads | None = None
         self._watchdog: Watchdog | None = None
         # Coroutines that were spawned for another shard, until that makes tasks of them.
         self._unstarted: dict[SpawnedFuture[Any], None] = {}
         if count > 1:
             self._set_shards(count)
-            self._crew = Crew(self)
+            self._threads = WorkerThreads(self)
             self._executor_lock = threading.Lock()
         self._children = Children()
         asyncio.SelectorEventLoop.__init__(self, WatchedDescriptors(self))
 
     def run_forever(self) -> None:
         """Run until :meth:`stop` is called. See :meth:`asyncio.loop.run_forever`."""
-        if self._crew is not None and not self.is_running() and not self.is_closed():
-            self._crew.muster(self)
+        if self._threads is not None and not self.is_running() and not self.is_closed():
+            self._threads.start(self)
         running = _NO_WORKER if self._worker is None else self._worker._running(self)
         try:
             with running, _WakeupOnSignal(self._csock):
@@ -136,8 +136,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         if not self.is_running():
             if self._watchdog is not None:
                 self._watchdog.stop()
-            if self._crew is not None:
-                self._crew.disband()
+            if self._threads is not None:
+                self._threads.join()
             if self._worker is not None:
                 self._worker._group.listeners.abandon(self)
         super().close()
@@ -196,7 +196,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         *args: Any,
     ) -> "asyncio.Future[_T]":
         """Run a function in an executor. See :meth:`asyncio.loop.run_in_executor`."""
-        if self._crew is None:
+        if self._threads is None:
             return super().run_in_executor(executor, func, *args)
         if executor is None or isinstance(executor, concurrent.futures.ThreadPoolExecutor):
             if self._debug:
@@ -218,12 +218,17 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     def _shard_thread(self, shard: int) -> int | None:
         """Return the identity of the thread that drives a shard, or None while none does."""
-        if shard == 0 or self._crew is None:
+        if shard == 0 or self._threads is None:
             return self._thread_id
-        return self._crew.identity(shard)
+        return self._threads.identity(shard)
+
+    def _wait_for_workers(self) -> None:
+        """Wait until no worker drives its shard, at the end of a run."""
+        assert self._threads is not None
+        self._threads.wait()
 
     def _check_thread(self) -> None:
-        if self._crew is None or events._get_running_loop() is not self:
+        if self._threads is None or events._get_running_loop() is not self:
             super()._check_thread()  # type: ignore[misc]
 
     def _drive(self, shard: int) -> None:
@@ -252,7 +257,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         *limits: Any,
         **more: Any,
     ) -> None:
-        if self._crew is not None:
+        if self._threads is not None:
             _server.Server.adopt(server)
         elif self._worker is not None and not isinstance(protocol_factory, Serving):
             protocol_factory = self._worker._group.listeners.join(
@@ -317,8 +322,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             return protocol_factory.accept(conn, extra, tuple(options), more)
         accepted: Coroutine[Any, Any, None]
         context: contextvars.Context | None = more.get("context")
-        is_placed = self._crew is not None and not self._is_pinned.get(False)
-        if self._crew is not None and context is not None:
+        is_placed = self._threads is not None and not self._is_pinned.get(False)
+        if self._threads is not None and context is not None:
             # The context of the server, which this copy is of, may name another shard.
             self._set_home(context, self._home_here())
             if is_placed:
@@ -368,7 +373,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         context: contextvars.Context | None = None,
     ) -> SocketTransport:
         self._ensure_fd_no_transport(sock)
-        if self._crew is not None:
+        if self._threads is not None:
             _streams.adopt(self, protocol, context)
         make = functools.partial(
             SocketTransport, self, sock, protocol, waiter, extra, server, context
@@ -435,7 +440,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     ) -> asyncio.Transport:
         from rloop import _tls
 
-        if self._crew is not None:
+        if self._threads is not None:
             _streams.adopt(self, protocol, context)
         secured = _tls.secure(
             self,
@@ -482,7 +487,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         shard = getattr(transport, "_shard", None)
-        if self._crew is None or shard in (None, self._current_shard()):
+        if self._threads is None or shard in (None, self._current_shard()):
             return await started
         from rloop._shards import on_shard
 

@@ -246,11 +246,12 @@ impl EventLoop {
         if handle.get().is_cancelled() {
             return Ok(());
         }
-        slf.setattr("_current_handle", handle)?;
+        let shard = slf.get().shard(handle.get().home());
+        drop(shard.set_current_handle(Some(handle.clone().unbind())));
         let started = clock::now();
         let result = Handle::run(handle);
         let elapsed = clock::now() - started;
-        slf.setattr("_current_handle", slf.py().None())?;
+        drop(shard.set_current_handle(None));
         result?;
         if elapsed >= slf.getattr("slow_callback_duration")?.extract::<f64>()? {
             let shown = imports::FORMAT_HANDLE.get(slf.py())?.call1((handle,))?;
@@ -451,7 +452,7 @@ impl EventLoop {
     fn _run_once(slf: &Bound<'_, Self>) -> PyResult<()> {
         let main = slf.get().main_shard();
         match slf.get().crew() {
-            None => main.run(slf, &Role::Alone),
+            None => main.run(slf, &Role::Main),
             Some(crew) => crew.run(slf, main),
         }
     }
@@ -466,17 +467,23 @@ impl EventLoop {
             .map_err(|_| PyRuntimeError::new_err("the number of shards is set already"))
     }
 
-    /// Makes the workers, whose threads are to call `Worker.wait()`, for all shards but shard 0.
+    /// Makes the workers, whose threads are to call `Worker.next_run()`, for all shards but shard 0.
     fn _make_workers(&self) -> PyResult<Vec<Worker>> {
         let crew = self.several()?;
-        let workers: Vec<_> = (1u16..).take(crew.others().len()).map(Worker::new).collect();
-        crew.set_posts(workers.iter().map(|worker| worker.post.clone()).collect());
+        let workers: Vec<_> = crew.others().iter().map(Worker::new).collect();
+        crew.set_controls(workers.iter().map(|worker| worker.control.clone()).collect());
         Ok(workers)
     }
 
     /// Drives a shard on this thread, a worker's, until the run ends.
     fn _run_shard(slf: &Bound<'_, Self>, index: u16) -> PyResult<()> {
         slf.get().several()?.run_worker(slf, slf.get().checked_shard(index)?);
+        Ok(())
+    }
+
+    /// Ends the run with the error that has ended the calling worker's part of it.
+    fn _worker_failed(slf: &Bound<'_, Self>, error: Bound<'_, PyAny>) -> PyResult<()> {
+        slf.get().several()?.fail(slf, PyErr::from_value(error));
         Ok(())
     }
 
@@ -861,6 +868,20 @@ impl EventLoop {
         self.closed.store(closed, Ordering::Release);
     }
 
+    /// In debug mode, the handle that runs on the calling thread's shard; for a thread that drives none,
+    /// the handle that runs on shard 0.
+    #[getter(_current_handle)]
+    fn current_handle(&self, py: Python<'_>) -> Option<Py<Handle>> {
+        self.shard(driven_index(self.number).unwrap_or(0)).current_handle(py)
+    }
+
+    /// The standard library sets it to `None` once.
+    #[setter(_current_handle)]
+    fn set_current_handle(&self, handle: Option<Py<Handle>>) {
+        let shard = self.shard(driven_index(self.number).unwrap_or(0));
+        drop(shard.set_current_handle(handle));
+    }
+
     #[getter(_debug)]
     fn debug_flag(&self) -> bool {
         self.is_debug()
@@ -888,8 +909,8 @@ impl EventLoop {
 impl Drop for EventLoop {
     fn drop(&mut self) {
         // The threads of a loop that nobody closed.
-        for post in self.crew().into_iter().flat_map(Crew::posts) {
-            post.end();
+        for control in self.crew().into_iter().flat_map(Crew::controls) {
+            control.end();
         }
     }
 }

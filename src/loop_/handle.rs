@@ -13,10 +13,11 @@ use pyo3::basic::CompareOp;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyDict, PyList, PyTuple, PyType};
-use rloop_core::sync::{Condvar, Mutex};
+use rloop_core::sync::{Monitor, Mutex};
 use rloop_core::timers::Cancelled;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 /// What a handle calls, until it is cancelled.
 struct Call {
@@ -43,30 +44,40 @@ pub(crate) struct Handle {
     home: u16,
 }
 
+/// How often a wait for a callback of another thread handles signals. A signal does not end the wait.
+const TIME_BETWEEN_SIGNAL_CHECKS: Duration = Duration::from_millis(50);
+
 /// Which thread runs the callback, so that others can wait for it.
-#[derive(Default)]
-struct RunGuard {
-    thread: Mutex<Option<ThreadId>>,
-    finished: Condvar,
-}
+struct RunGuard(Monitor<Option<ThreadId>>);
 
 impl RunGuard {
+    fn new() -> Self {
+        Self(Monitor::new(None))
+    }
+
     /// Waits until no other thread runs the callback. Detaches meanwhile.
-    fn wait(&self, py: Python<'_>) {
+    ///
+    /// # Errors
+    /// What a signal handler raised.
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
         let current = std::thread::current().id();
-        if self.thread.lock().is_none_or(|thread| thread == current) {
-            return;
+        let is_over = |thread: Option<ThreadId>| thread.is_none_or(|thread| thread == current);
+        if self.0.read(|thread| is_over(*thread)) {
+            return Ok(());
         }
-        py.detach(|| {
-            let mut thread = self.thread.lock();
-            while thread.is_some_and(|thread| thread != current) {
-                self.finished.wait(&mut thread);
+        loop {
+            let deadline = Instant::now() + TIME_BETWEEN_SIGNAL_CHECKS;
+            let waited =
+                py.detach(|| self.0.wait_until(deadline, |thread| is_over(*thread).then_some(())));
+            if waited.is_some() {
+                return Ok(());
             }
-        });
+            py.check_signals()?;
+        }
     }
 
     fn begin(&self) -> Running<'_> {
-        *self.thread.lock() = Some(std::thread::current().id());
+        self.0.change(|thread| *thread = Some(std::thread::current().id()));
         Running(self)
     }
 }
@@ -76,8 +87,7 @@ struct Running<'a>(&'a RunGuard);
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        *self.0.thread.lock() = None;
-        self.0.finished.notify_all();
+        self.0.0.change(|thread| *thread = None);
     }
 }
 
@@ -116,7 +126,7 @@ impl Handle {
         context: Option<Py<PyContext>>,
     ) -> PyResult<Bound<'py, ThreadSafeHandle>> {
         let mut handle = Self::new(event_loop, callback, arguments, context)?;
-        handle.running = Some(Box::default());
+        handle.running = Some(Box::new(RunGuard::new()));
         Bound::new(event_loop.py(), PyClassInitializer::from(handle).add_subclass(ThreadSafeHandle))
     }
 
@@ -363,18 +373,18 @@ impl ThreadSafeHandle {
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
         let handle = slf.as_super();
         if let Some(running) = &handle.get().running {
-            running.wait(slf.py());
+            running.wait(slf.py())?;
         }
         Handle::cancel_with(handle, None).map(|_| ())
     }
 
     /// True if the callback was cancelled.
-    fn cancelled(slf: &Bound<'_, Self>) -> bool {
+    fn cancelled(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let handle = slf.as_super();
         if let Some(running) = &handle.get().running {
-            running.wait(slf.py());
+            running.wait(slf.py())?;
         }
-        handle.get().is_cancelled()
+        Ok(handle.get().is_cancelled())
     }
 }
 

@@ -8,16 +8,15 @@
 use crate::runtime::process;
 use crate::shard::Shard;
 use pyo3::prelude::*;
-use rloop_core::sync::{Condvar, Mutex};
+use rloop_core::sync::Monitor;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How long a callback may keep the interpreter from ending.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The shards that are running. The lock guards the list.
-static RUNNING: Mutex<Vec<(process::Stamp, Weak<Shard>)>> = Mutex::new(Vec::new());
-static CHANGED: Condvar = Condvar::new();
+/// The shards that are running.
+static RUNNING: Monitor<Vec<(process::Stamp, Weak<Shard>)>> = Monitor::new(Vec::new());
 
 /// Lists a shard as running while it lives.
 pub(crate) struct Run {
@@ -27,13 +26,12 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn begin(shard: &Arc<Shard>) -> Self {
         let shard = Arc::downgrade(shard);
-        RUNNING.lock().push((process::Stamp::new(), shard.clone()));
+        RUNNING.change(|running| running.push((process::Stamp::new(), shard.clone())));
         Self { shard }
     }
 
     fn end(&self) {
-        RUNNING.lock().retain(|(_, running)| !running.ptr_eq(&self.shard));
-        CHANGED.notify_all();
+        forget(&self.shard);
     }
 
     /// Keeps this thread, which is detached, from ever attaching again.
@@ -51,22 +49,23 @@ impl Drop for Run {
     }
 }
 
+/// Takes a shard off the list.
+pub(super) fn forget(shard: &Weak<Shard>) {
+    RUNNING.change(|running| running.retain(|(_, other)| !other.ptr_eq(shard)));
+}
+
 /// Parks every shard that is running; a loop may still be run after that, as other `atexit` callbacks
 /// do. Called by `atexit`, when no loop runs on this thread.
 pub(crate) fn park_all(py: Python<'_>) {
-    let shards: Vec<_> = {
-        let mut running = RUNNING.lock();
+    let shards: Vec<_> = RUNNING.change(|running| {
         // The threads of a process that forked this one are not here.
         running.retain(|(process, _)| process.is_this());
         running.iter().filter_map(|(_, shard)| shard.upgrade()).collect()
-    };
+    });
     for shard in &shards {
         shard.retire();
     }
     drop(shards);
-    py.detach(|| {
-        let deadline = Instant::now() + PATIENCE;
-        let mut running = RUNNING.lock();
-        while !running.is_empty() && CHANGED.wait_until(&mut running, deadline) {}
-    });
+    let deadline = Instant::now() + PATIENCE;
+    py.detach(|| RUNNING.wait_until(deadline, |running| running.is_empty().then_some(())));
 }

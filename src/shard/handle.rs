@@ -3,7 +3,7 @@
 use super::local::{Local, Work};
 use super::statistics::{Counters, Reading};
 use crate::loop_::event_loop::EventLoop;
-use crate::loop_::handle::Scheduled;
+use crate::loop_::handle::{Handle, Scheduled};
 use crate::loop_::owner::LoopOfShard;
 use crate::loop_::watches::{Side, Waiter, Watches};
 use crate::py::ffi;
@@ -94,6 +94,8 @@ pub(crate) struct Shard {
     pub(super) gathers: AtomicBool,
     /// False if nothing is unsent.
     has_unsent: AtomicBool,
+    /// The handle that runs, in debug mode.
+    current_handle: Mutex<Option<Py<Handle>>>,
     pub(super) counters: Counters,
 }
 
@@ -128,6 +130,7 @@ impl Shard {
             cancelled_elsewhere: AtomicUsize::new(0),
             gathers: AtomicBool::new(false),
             has_unsent: AtomicBool::new(false),
+            current_handle: Mutex::default(),
             counters: Counters::default(),
         })
     }
@@ -142,6 +145,16 @@ impl Shard {
     /// How much was given to this shard and how busy it is, for the choice of the next home.
     pub(crate) fn candidate(&self) -> Candidate {
         Candidate { load: self.load.amount(), busy: self.counters.busy_by_now() }
+    }
+
+    /// The handle that runs, in debug mode.
+    pub(crate) fn current_handle(&self, py: Python<'_>) -> Option<Py<Handle>> {
+        self.current_handle.lock().as_ref().map(|handle| handle.clone_ref(py))
+    }
+
+    /// Notes which handle runs. Returns the one before, to be dropped.
+    pub(crate) fn set_current_handle(&self, handle: Option<Py<Handle>>) -> Option<Py<Handle>> {
+        std::mem::replace(&mut *self.current_handle.lock(), handle)
     }
 
     /// Turns the clock of the statistics on.

@@ -16,7 +16,6 @@ use crate::runtime::sys;
 use crate::runtime::{clock, driver};
 use crate::shard::crew::Crew;
 use crate::shard::exit;
-use crate::shard::worker::Post;
 use pyo3::prelude::*;
 use rloop_core::inbox::Park;
 use std::io;
@@ -40,10 +39,8 @@ const LONGEST_UNSENT: f64 = 200e-6;
 
 /// Whose run it is, which decides when it is over.
 pub(crate) enum Role<'a> {
-    /// The only shard of its loop.
-    Alone,
-    /// Shard 0 of several. Its run is over when every worker has parked.
-    Leader { crew: &'a Crew, posts: Vec<Arc<Post>> },
+    /// Shard 0.
+    Main,
     /// Another shard.
     Worker(&'a Crew),
 }
@@ -51,7 +48,7 @@ pub(crate) enum Role<'a> {
 impl Role<'_> {
     fn is_over(&self, event_loop: &EventLoop) -> bool {
         match self {
-            Role::Alone | Role::Leader { .. } => event_loop.is_stopping(),
+            Role::Main => event_loop.is_stopping(),
             Role::Worker(crew) => crew.is_halting(),
         }
     }
@@ -155,17 +152,7 @@ impl Shard {
         let result = sys::hanging_at_exit(|| self.run_iterations(event_loop, role, &io, &run));
         let result = result.map_err(PyErr::from);
         self.counters.stop();
-        let Role::Leader { crew, posts } = role else {
-            return result;
-        };
-        crew.set_halting(true);
-        let py = event_loop.py();
-        if driver::is_inside_a_runtime() {
-            py.detach(|| posts.iter().for_each(|post| post.wait_until_parked()));
-            return result;
-        }
-        let halted = self.wait_until(py, &io, || posts.iter().all(|post| !post.is_running()));
-        result.and(halted)
+        result
     }
 
     fn run_iterations(
@@ -204,42 +191,6 @@ impl Shard {
                 Err(error) => Poll::Ready(Err(error)),
             })
         })
-    }
-
-    /// Waits until `is_done`, which is asked again after each notification of this shard. Nothing
-    /// runs meanwhile but signal handlers.
-    ///
-    /// # Errors
-    /// What a signal handler raised.
-    fn wait_until(
-        &self,
-        py: Python<'_>,
-        io: &ShardIo,
-        is_done: impl Fn() -> bool + Sync,
-    ) -> PyResult<()> {
-        let result = ffi::detached(py, |thread| {
-            io.driver.run(|context| {
-                // Taken down before the question, so that whoever makes the answer true wakes us.
-                self.inbox.begin();
-                if is_done() {
-                    return Poll::Ready(Ok(()));
-                }
-                let checked = thread.attached(|py| {
-                    py.check_signals()?;
-                    PyResult::Ok(())
-                });
-                if checked.is_err() {
-                    return Poll::Ready(checked);
-                }
-                if self.inbox.park() == Park::Refused {
-                    context.waker().wake_by_ref();
-                }
-                Poll::Pending
-            })
-        });
-        // What was pushed meanwhile is still to be drained.
-        self.notify();
-        result
     }
 
     /// One iteration of the loop; returns how to wait for the next.

@@ -2,9 +2,10 @@
 //!
 //! No I/O and no Python: the `rloop` crate puts sockets and
 //! objects into these types. Everything here is tested without an interpreter, the concurrent
-//! part ([`inbox`]) under loom as well.
+//! part ([`inbox`], [`commands`]) under loom as well.
 #![forbid(unsafe_code)]
 
+pub mod commands;
 pub mod flow;
 pub mod inbox;
 pub mod lifecycle;

@@ -4,7 +4,8 @@
 //! run Python code: a finalizer, `__del__`, a callback of a weak reference. Such code may call back
 //! into this crate and need the same lock, on the same thread.
 //!
-//! [`Mutex`] is `parking_lot`'s, and [`ThreadCell`] is `RefCell`. A release build adds nothing to them.
+//! [`Mutex`] is `parking_lot`'s, [`ThreadCell`] is `RefCell`, and [`Monitor`](super::Monitor) is the
+//! standard library's mutex with its condition variable. A release build adds nothing to them.
 //! A build with debug assertions keeps a list of what each thread holds. Taking a lock that the thread
 //! holds already panics there instead of blocking, and the extension asks [`assert_nothing_is_held`] at
 //! each call of Python's C API. `clippy.toml` forbids the wrapped types everywhere else.
@@ -13,7 +14,6 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::thread::LocalKey;
-use std::time::Instant;
 
 /// A mutual exclusion lock. It guards what its owner says it guards.
 #[derive(Default)]
@@ -67,32 +67,6 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A condition variable for a [`Mutex`]. Whoever waits is detached from Python.
-#[derive(Default)]
-pub struct Condvar(parking_lot::Condvar);
-
-impl Condvar {
-    /// A condition that nobody waits for.
-    pub const fn new() -> Self {
-        Self(parking_lot::Condvar::new())
-    }
-
-    /// Lets go of the lock, waits for a notification and takes the lock again.
-    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
-        self.0.wait(&mut guard.value);
-    }
-
-    /// The same, until `deadline` at the latest. False once that has passed.
-    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) -> bool {
-        !self.0.wait_until(&mut guard.value, deadline).timed_out()
-    }
-
-    /// Wakes everybody who waits.
-    pub fn notify_all(&self) {
-        self.0.notify_all();
-    }
-}
-
 /// A value that each thread has for itself, in a `thread_local!`. Like a locked value, it is lent to
 /// one operation at a time, which must not run Python code.
 pub struct ThreadCell<T>(RefCell<T>);
@@ -120,12 +94,12 @@ impl<T> ThreadCell<T> {
 
 /// What a thread holds, with debug assertions.
 #[cfg(debug_assertions)]
-mod held {
+pub(super) mod held {
     use std::cell::RefCell;
     use std::panic::Location;
 
     /// Where something was taken.
-    pub(super) type Caller = &'static Location<'static>;
+    pub(in crate::sync) type Caller = &'static Location<'static>;
 
     thread_local! {
         /// What this thread holds: its address, and where it was taken.
@@ -133,11 +107,11 @@ mod held {
     }
 
     /// Something that this thread holds while it lives.
-    pub(super) struct Held(*const ());
+    pub(in crate::sync) struct Held(*const ());
 
     impl Held {
         #[track_caller]
-        pub(super) fn new(address: *const ()) -> Self {
+        pub(in crate::sync) fn new(address: *const ()) -> Self {
             Self::at(address, caller())
         }
 
@@ -184,12 +158,12 @@ mod held {
 
 /// Nothing, without debug assertions.
 #[cfg(not(debug_assertions))]
-mod held {
-    pub(super) struct Held;
+pub(super) mod held {
+    pub(in crate::sync) struct Held;
 
     impl Held {
         #[inline]
-        pub(super) fn new(_address: *const ()) -> Self {
+        pub(in crate::sync) fn new(_address: *const ()) -> Self {
             Self
         }
 

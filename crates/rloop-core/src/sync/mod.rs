@@ -4,13 +4,15 @@
 mod locks;
 #[cfg(loom)]
 mod models;
+mod monitor;
 
 #[cfg(all(not(loom), debug_assertions))]
 pub use locks::assert_nothing_is_held;
 #[cfg(not(loom))]
-pub use locks::{Condvar, Mutex, MutexGuard, ThreadCell};
+pub use locks::{Mutex, MutexGuard, ThreadCell};
 #[cfg(loom)]
 pub use models::Mutex;
+pub use monitor::Monitor;
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::AtomicU8;
