@@ -355,7 +355,11 @@ class RustlsSetup:
 @final
 class RustlsObject:
     def __new__(
-        cls, setup: RustlsSetup, server_hostname: str | None, context: ssl.SSLContext
+        cls,
+        setup: RustlsSetup,
+        server_hostname: str | None,
+        context: ssl.SSLContext,
+        refuses_truncation: bool,
     ) -> Self: ...
     @property
     def context(self) -> ssl.SSLContext | None: ...

@@ -43,6 +43,8 @@ _VERSION_OPTIONS = {
     ssl.TLSVersion.TLSv1_3: ssl.OP_NO_TLSv1_3,
 }
 
+_IGNORE_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+
 # Options that rustls follows, or that switch off features it does not have.
 _HONOURED_OPTIONS = int(
     ssl.OP_ALL
@@ -59,7 +61,7 @@ _HONOURED_OPTIONS = int(
     | ssl.OP_NO_TICKET
     | ssl.OP_NO_RENEGOTIATION
     | ssl.OP_ENABLE_MIDDLEBOX_COMPAT
-    | getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    | _IGNORE_TRUNCATION
 )
 
 # X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS and X509_CHECK_FLAG_NEVER_CHECK_SUBJECT: rustls does neither.
@@ -277,7 +279,11 @@ class Context(ssl.SSLContext):
 
     @property
     def strict(self) -> bool:
-        """Whether a setting that rustls cannot honour raises ValueError."""
+        """Whether a setting that rustls cannot honour raises ValueError.
+
+        A connection of a strict context that ends without a close notification is lost with
+        :class:`ssl.SSLEOFError`, unless ``ssl.OP_IGNORE_UNEXPECTED_EOF`` is set.
+        """
         return self._record.strict
 
     def load_cert_chain(
@@ -437,6 +443,7 @@ class Context(ssl.SSLContext):
         """
         if server_side and server_hostname:
             return None
+        record = self._record
         _, live, setup, reason = self._built(server_side)
         if not server_side and live.check_hostname and not server_hostname:
             # OpenSSL says what is wrong with it.
@@ -444,10 +451,11 @@ class Context(ssl.SSLContext):
         if setup is not None:
             name = None if server_hostname is None else self._encode_hostname(server_hostname)
             try:
-                return _rloop.RustlsObject(setup, name, self)
+                refuses_truncation = record.strict and not live.options & _IGNORE_TRUNCATION
+                return _rloop.RustlsObject(setup, name, self, refuses_truncation)
             except ValueError as refused:
                 reason = str(refused)
-        if self._record.strict:
+        if record.strict:
             raise ValueError(f"rustls cannot honour this context: {reason}")
         self._log_once(reason)
         return None

@@ -62,7 +62,8 @@ def server_context(
         sni: other certificates, by the names that clients ask for; ``*.example.org`` stands for one
             label. The first match counts. The values are a file, or a pair of files as above.
         ticketer: whether sessions are kept by clients, as tickets that only this context can read.
-        strict: whether settings that rustls cannot honour raise.
+        strict: whether settings that rustls cannot honour raise, and connections that end without
+            a close notification are lost with :class:`ssl.SSLEOFError`.
 
     Raises:
         OSError: if a file cannot be read.
@@ -122,7 +123,8 @@ def client_context(
         ciphers: the permitted ciphers of TLS 1.2, as :meth:`ssl.SSLContext.set_ciphers` takes them.
         resume: whether sessions are taken up again, which spares the handshake its costly part. The
             certificate is not checked again then.
-        strict: whether settings that rustls cannot honour raise.
+        strict: whether settings that rustls cannot honour raise, and connections that end without
+            a close notification are lost with :class:`ssl.SSLEOFError`.
 
     Raises:
         OSError: if a file cannot be read.

@@ -73,6 +73,7 @@ pub(crate) static SSL_ERROR: Import = Import::new("ssl", "SSLError");
 pub(crate) static SSL_CERTIFICATE_ERROR: Import = Import::new("ssl", "CertificateError");
 pub(crate) static SSL_SYSCALL_ERROR: Import = Import::new("ssl", "SSLSyscallError");
 pub(crate) static SSL_WANT_READ_ERROR: Import = Import::new("ssl", "SSLWantReadError");
+pub(crate) static SSL_EOF_ERROR: Import = Import::new("ssl", "SSLEOFError");
 pub(crate) static SSL_ZERO_RETURN_ERROR: Import = Import::new("ssl", "SSLZeroReturnError");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");

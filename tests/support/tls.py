@@ -29,6 +29,7 @@ class Authority:
         self._authority = trustme.CA()
         self._leaf = self._authority.issue_cert(SERVER_NAME, "127.0.0.1")
         self._engine = "openssl"
+        self._strict_options: int | None = None
 
     def serving(self, engine: str) -> Self:
         """Return this authority, making contexts that are ``rustls``' or plain ones.
@@ -44,9 +45,20 @@ class Authority:
         """The name of the engine that :meth:`serving` takes."""
         return self._engine
 
+    def being_strict(self, options: int = 0) -> Self:
+        """Return this authority, making strict contexts with these options where rustls serves."""
+        other = copy.copy(self)
+        other._strict_options = options
+        return other
+
     def _context(self, protocol: int) -> ssl.SSLContext:
-        kind = tls.Context if self._engine == "rustls" else ssl.SSLContext
-        return kind(protocol)
+        if self._engine != "rustls":
+            return ssl.SSLContext(protocol)
+        context = tls.Context(protocol)
+        if self._strict_options is not None:
+            context.options |= self._strict_options
+            context._record.strict = True
+        return context
 
     def server_context(self, version: str | None = None) -> ssl.SSLContext:
         """Return a context that presents the certificate, of one TLS version if it is named."""

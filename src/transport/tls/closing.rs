@@ -15,6 +15,9 @@ use std::time::Duration;
 /// How long a failed connection waits for the peer to take the alert, and what was sent before it.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// `ssl.SSL_ERROR_EOF`
+const SSL_ERROR_EOF: i32 = 8;
+
 impl TlsProtocol {
     /// Begins an orderly end.
     pub(super) fn start_shutdown(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -85,12 +88,26 @@ impl TlsProtocol {
     /// Exchanges close notifications, unless the transport below has ended.
     pub(super) fn shut_down(slf: &Bound<'_, Self>) -> PyResult<()> {
         let py = slf.py();
-        let (engine, eof) = {
+        let (engine, eof, is_truncated) = {
             let state = slf.get().state.lock();
-            (state.links.engine.clone(), state.reading.eof)
+            let reading = &state.reading;
+            let is_truncated = reading.ended_first && !reading.close_notified;
+            (state.links.engine.clone(), reading.eof, is_truncated)
         };
         let closed = match engine {
-            Some(engine) if !eof => engine.close(py),
+            Some(engine) if is_truncated && engine.refuses_truncation() => {
+                let (code, text) =
+                    (SSL_ERROR_EOF, "EOF occurred in violation of protocol (rustls)");
+                let error = imports::SSL_EOF_ERROR.get(py)?.call1((code, text))?;
+                Err(PyErr::from_value(error))
+            }
+            Some(engine) if !eof => {
+                let closed = engine.close(py);
+                if matches!(closed, Ok(Progress::Done)) {
+                    slf.get().state.lock().reading.close_notified = true;
+                }
+                closed
+            }
             _ => Ok(Progress::Done),
         };
         match closed {
@@ -147,6 +164,7 @@ impl TlsProtocol {
             let phase = state.phase;
             if phase == Phase::Wrapped {
                 state.phase = Phase::Flushing;
+                state.reading.ended_first = true;
             }
             (phase, state.reading.paused)
         };

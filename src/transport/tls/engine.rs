@@ -167,6 +167,14 @@ impl Engine {
         }
     }
 
+    /// Whether an end of the stream without a close notification is a failure.
+    pub(super) fn refuses_truncation(&self) -> bool {
+        match self {
+            Self::OpenSsl(_) => false,
+            Self::Rustls(engine) => engine.get().refuses_truncation(),
+        }
+    }
+
     /// How many bytes of whole records wait to be decrypted.
     pub(super) fn undecrypted(&self, py: Python<'_>) -> PyResult<usize> {
         match self {

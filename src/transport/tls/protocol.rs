@@ -14,7 +14,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
+use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 use rloop_core::sync::Mutex;
 use std::sync::{Arc, OnceLock};
 
@@ -167,11 +167,14 @@ impl TlsProtocol {
         default: Option<Py<PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let (extra, engine) = {
+        let (extra, engine, close_notified) = {
             let state = slf.get().state.lock();
             let engine = state.links.engine.clone().filter(|_| state.has_negotiated);
-            (state.extra.clone_ref(py), engine)
+            (state.extra.clone_ref(py), engine, state.reading.close_notified)
         };
+        if name.eq(intern!(py, "close_notify_received"))? {
+            return Ok(PyBool::new(py, close_notified).to_owned().into_any().unbind());
+        }
         let extra = extra.bind(py);
         if let Some(value) = extra.get_item(name)? {
             return Ok(value.unbind());

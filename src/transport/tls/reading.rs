@@ -120,6 +120,7 @@ impl TlsProtocol {
                 End::Drained => (),
                 End::Full => Self::call_soon(slf, intern!(slf.py(), "_read_on"))?,
                 End::Closed => {
+                    slf.get().state.lock().reading.close_notified = true;
                     Self::tell_eof(slf)?;
                     Self::start_shutdown(slf)?;
                 }

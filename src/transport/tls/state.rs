@@ -139,6 +139,10 @@ pub(super) struct Reading {
     pub(super) flow: FlowControl,
     /// The transport below has ended.
     pub(super) eof: bool,
+    /// The peer has sent its close notification.
+    pub(super) close_notified: bool,
+    /// The transport below has ended before the application closed the connection.
+    pub(super) ended_first: bool,
 }
 
 /// The sending side.
@@ -226,7 +230,13 @@ impl TlsState {
             phase: Phase::Unwrapped,
             told,
             links,
-            reading: Reading { paused: false, flow: FlowControl::with_high(READ_HIGH), eof: false },
+            reading: Reading {
+                paused: false,
+                flow: FlowControl::with_high(READ_HIGH),
+                eof: false,
+                close_notified: false,
+                ended_first: false,
+            },
             writing: Writing {
                 backlog: WriteQueue::new(),
                 flow: FlowControl::with_high(WRITE_HIGH),

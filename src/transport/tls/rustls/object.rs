@@ -49,6 +49,7 @@ pub(crate) struct RustlsObject {
     negotiated: OnceLock<Arc<Negotiated>>,
     side: Side,
     server_hostname: Option<String>,
+    refuses_truncation: bool,
     /// The `ssl.SSLContext`; only garbage collection takes it.
     context: Mutex<Option<Py<PyAny>>>,
 }
@@ -82,6 +83,10 @@ impl RustlsObject {
             connection.plaintext.push_back(plaintext.unbind());
         }
         Ok(())
+    }
+
+    pub(crate) fn refuses_truncation(&self) -> bool {
+        self.refuses_truncation
     }
 
     /// True once the handshake is over.
@@ -293,7 +298,8 @@ fn certificates<'py>(
 /// The `ssl` module's interface, as far as it tells about a connection.
 #[pymethods]
 impl RustlsObject {
-    /// A connection that `setup` describes. `context` is the `ssl.SSLContext` it was made of.
+    /// A connection that `setup` describes. `context` is the `ssl.SSLContext` it was made of. With
+    /// `refuses_truncation`, an end of the stream without a close notification is a failure.
     ///
     /// Raises `ValueError` if rustls does not take the name.
     #[new]
@@ -301,6 +307,7 @@ impl RustlsObject {
         setup: &Bound<'_, RustlsSetup>,
         server_hostname: Option<String>,
         context: Py<PyAny>,
+        refuses_truncation: bool,
     ) -> PyResult<Self> {
         let session = setup.get().session(server_hostname.as_deref())?;
         Ok(Self {
@@ -314,6 +321,7 @@ impl RustlsObject {
             negotiated: OnceLock::new(),
             side: setup.get().side().clone(),
             server_hostname,
+            refuses_truncation,
             context: Mutex::new(Some(context)),
         })
     }
