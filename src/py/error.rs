@@ -50,8 +50,9 @@ impl Finally for PyResult<()> {
     }
 }
 
+/// The failure of two steps, see [`Finally`].
 #[cold]
-fn chained(py: Python<'_>, first: PyErr, second: PyErr) -> PyErr {
+pub(crate) fn chained(py: Python<'_>, first: PyErr, second: PyErr) -> PyErr {
     match interrupt::reportable(py, first) {
         Ok(first) => {
             second.set_context(py, Some(first));

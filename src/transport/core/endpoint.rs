@@ -93,11 +93,21 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         (Some(slf.as_any().clone().unbind()), slf.get().protocol(slf.py()))
     }
 
+    /// The transport and the protocol that the report of a failing `pause_writing()` names.
+    fn flow_parties(slf: &Bound<'_, Self>) -> (Option<Py<PyAny>>, Option<Py<PyAny>>) {
+        Self::parties(slf)
+    }
+
     /// Tells the loop's exception handler. Once the transport is closed and has no loop, the error goes
     /// to `sys.unraisablehook`.
-    fn report(slf: &Bound<'_, Self>, message: &str, error: PyErr) -> PyResult<()> {
+    fn report(
+        slf: &Bound<'_, Self>,
+        parties: (Option<Py<PyAny>>, Option<Py<PyAny>>),
+        message: &str,
+        error: PyErr,
+    ) -> PyResult<()> {
         if let Some(event_loop) = slf.get().event_loop(slf.py()) {
-            return Self::report_to(&event_loop, slf, message, error);
+            return Self::report_to(&event_loop, parties, message, error);
         }
         error.write_unraisable(slf.py(), Some(slf.as_any()));
         Ok(())
@@ -106,15 +116,14 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
     /// Tells the exception handler of `event_loop`.
     fn report_to(
         event_loop: &Bound<'_, EventLoop>,
-        slf: &Bound<'_, Self>,
+        (transport, protocol): (Option<Py<PyAny>>, Option<Py<PyAny>>),
         message: &str,
         error: PyErr,
     ) -> PyResult<()> {
-        let py = slf.py();
+        let py = event_loop.py();
         let report = PyDict::new(py);
         report.set_item("message", message)?;
         report.set_item("exception", error)?;
-        let (transport, protocol) = Self::parties(slf);
         report.set_item("transport", transport)?;
         report.set_item("protocol", protocol)?;
         event_loop.call_method1("call_exception_handler", (report,))?;
@@ -131,7 +140,7 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
     ) -> PyResult<()> {
         let py = slf.py();
         if !is_expected {
-            return Self::report(slf, message, error);
+            return Self::report(slf, Self::parties(slf), message, error);
         }
         if slf.get().is_debug(py) {
             let keywords = PyDict::new(py);
@@ -150,7 +159,8 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
     ) -> Result<(), Interrupt> {
         called.or_else(|error| {
             interrupt::contain(slf.py(), error, |error| {
-                Self::report_to(event_loop, slf, "A call from another thread failed", error)
+                let message = "A call from another thread failed";
+                Self::report_to(event_loop, Self::parties(slf), message, error)
             })
         })
     }
@@ -219,7 +229,8 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
             Ok(_) => Ok(()),
             Err(error) => {
                 let error = interrupt::reportable(py, error)?;
-                Self::report(slf, &format!("protocol.{method}() failed"), error)
+                let message = format!("protocol.{method}() failed");
+                Self::report(slf, Self::flow_parties(slf), &message, error)
             }
         }
     }

@@ -62,7 +62,7 @@ impl StreamTransport {
         if matches!(path.receiver, Receiver::Buffered { .. }) {
             drop(state);
             return Self::run_in(slf, event_loop, path.context.bind(py), "_read_ready", || {
-                Self::receive_into(slf, &path)
+                Self::receive_into(slf, &path).inspect_err(|_| Self::expect_again(slf))
             });
         }
         let received = with_read_buffer(|buffer| {
@@ -89,8 +89,18 @@ impl StreamTransport {
             return Ok(());
         };
         Self::run_in(slf, event_loop, path.context.bind(py), "_read_ready", || {
-            Self::pass_on(slf, received, &path)
+            Self::pass_on(slf, received, &path).inspect_err(|_| Self::expect_again(slf))
         })
+    }
+
+    /// Has another event follow one whose handling an exception ended, as a level-triggered selector
+    /// would: the end of the stream, for one, has not reached the protocol if `eof_received()` was
+    /// interrupted.
+    #[cold]
+    fn expect_again(slf: &Bound<'_, Self>) {
+        let this = slf.get();
+        let is_active = this.state.lock().life.is_reader_active();
+        this.place.expect_event(is_active.then(|| this.place.event(Direction::Read)));
     }
 
     /// Passes on what was received; the context is that of `path`.

@@ -70,6 +70,15 @@ impl Endpoint for TlsProtocol {
     fn parties(slf: &Bound<'_, Self>) -> (Option<Py<PyAny>>, Option<Py<PyAny>>) {
         (slf.get().lower_object(slf.py()), Some(slf.as_any().clone().unbind()))
     }
+
+    /// As in asyncio, the transport is the application's, and the protocol is this.
+    fn flow_parties(slf: &Bound<'_, Self>) -> (Option<Py<PyAny>>, Option<Py<PyAny>>) {
+        let transport = {
+            let state = slf.get().state.lock();
+            state.links.transport.as_ref().map(|transport| transport.clone_ref(slf.py()).into_any())
+        };
+        (transport, Some(slf.as_any().clone().unbind()))
+    }
 }
 
 impl TlsProtocol {

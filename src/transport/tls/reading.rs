@@ -173,6 +173,7 @@ impl TlsProtocol {
             }
             Err(error) => {
                 let error = interrupt::reportable(py, error)?;
+                Self::send_early(slf)?;
                 Self::fatal_error(slf, error, "Error calling eof_received()")
             }
         }

@@ -4,6 +4,7 @@ use super::engine::Engine;
 use super::lower::Lower;
 use super::protocol::{Remote, TlsProtocol};
 use super::state::{LARGEST_JOINED, LARGEST_PIECE, Phase, Piece, WRITE_HIGH};
+use crate::py::error::chained;
 use crate::py::ffi::SharedBytes;
 use crate::py::imports;
 use crate::py::interrupt::{self, Interrupt};
@@ -146,8 +147,14 @@ impl TlsProtocol {
             return told;
         }
         let sent = Self::send_backlog(slf, false);
-        // The application's own failure comes first; it ends the connection like the other.
-        told.and_then(|value| sent.map(|()| value))
+        match told {
+            Ok(value) => sent.map(|()| value),
+            // As in asyncio, `write()` has ended the connection before the application fails.
+            Err(error) => match Self::or_fatal(slf, sent) {
+                Ok(()) => Err(error),
+                Err(second) => Err(chained(slf.py(), error, second)),
+            },
+        }
     }
 
     /// Encrypts the backlog and hands it down, as far as the transport below wants it; with
