@@ -84,6 +84,7 @@ _KNOWN_NAMES = frozenset(
         "check_hostname",
         "get_ca_certs",
         "get_ciphers",
+        "get_groups",
         "hostname_checks_common_name",
         "keylog_filename",
         "maximum_version",
@@ -106,8 +107,10 @@ _KNOWN_NAMES = frozenset(
         "load_verify_locations",
         "set_alpn_protocols",
         "set_ciphers",
+        "set_ciphersuites",
         "set_default_verify_paths",
         "set_ecdh_curve",
+        "set_groups",
         "set_servername_callback",
     }
 )
@@ -368,6 +371,31 @@ class Context(ssl.SSLContext):
             self._record.groups = [os.fsdecode(name)]
             finish()
         self._changed()
+
+    if hasattr(_openssl, "set_groups"):
+        # From Python 3.15 on.
+
+        def set_groups(self, grouplist: str, /) -> None:
+            """See :meth:`ssl.SSLContext.set_groups`."""
+            with self._changing("set_groups()") as finish:
+                try:
+                    _openssl.set_groups(self, grouplist)
+                except (ssl.SSLError, TypeError):
+                    # OpenSSL does not know a name, and keeps its groups.
+                    finish()
+                    raise
+                self._tell_others(lambda other: other.set_groups(grouplist))
+                # Names with a prefix, and tuples of names, are none that rustls has: the context is
+                # OpenSSL's then.
+                self._record.groups = grouplist.split(":")
+                finish()
+            self._changed()
+
+        def set_ciphersuites(self, ciphersuites: str, /) -> None:
+            """See :meth:`ssl.SSLContext.set_ciphersuites`."""
+            _openssl.set_ciphersuites(self, ciphersuites)
+            self._tell_others(lambda other: other.set_ciphersuites(ciphersuites))
+            self._changed()
 
     @contextlib.contextmanager
     def _changing(self, what: str) -> Iterator[Callable[[], None]]:

@@ -380,7 +380,7 @@ async def test_nothing_is_lost_while_another_thread_is_in_the_context_of_a_conne
     with socket.create_connection(server.sockets[0].getsockname()) as peer:
         await protocol.called("connection_made")
         # The task that accepts runs in the context as well.
-        await eventually(lambda: tasks[0].done())
+        await eventually(tasks[0].done)
         async with entered_elsewhere(tasks[0].get_context()):
             peer.sendall(b"data")
             await turns(10)

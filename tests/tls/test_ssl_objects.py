@@ -22,7 +22,7 @@ from support.threads import eventually
 MISSING = {"do_handshake", "read", "unwrap", "write"}
 
 #: What rustls does not keep.
-TOLD_OTHERWISE = {"session", "shared_ciphers"}
+TOLD_OTHERWISE = {"client_sigalg", "server_sigalg", "session", "shared_ciphers"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:ssl NPN is deprecated:DeprecationWarning")
 
@@ -59,13 +59,16 @@ def described(ssl_object: Any) -> dict[str, Any]:
     }
     for name in (
         "cipher",
+        "client_sigalg",
         "compression",
         "get_unverified_chain",
         "get_verified_chain",
         "getpeercert",
+        "group",
         "pending",
         "selected_alpn_protocol",
         "selected_npn_protocol",
+        "server_sigalg",
         "shared_ciphers",
         "version",
     ):

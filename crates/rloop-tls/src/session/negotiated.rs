@@ -1,7 +1,8 @@
 //! What a handshake agreed upon, in the names that OpenSSL and the `ssl` module use.
 
 use crate::certificate;
-use rustls::{CipherSuite, CommonState, HandshakeKind, ProtocolVersion};
+use rustls::crypto::SupportedKxGroup;
+use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 /// The outcome of a handshake; it does not change afterwards.
@@ -9,6 +10,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 pub struct Negotiated {
     version: ProtocolVersion,
     suite: CipherSuite,
+    group: Option<NamedGroup>,
     alpn: Option<Box<[u8]>>,
     peer_chain: Box<[CertificateDer<'static>]>,
     is_resumed: bool,
@@ -24,6 +26,7 @@ impl Negotiated {
         Self {
             version,
             suite: suite.map_or(CipherSuite::Unknown(0), |suite| suite.suite()),
+            group: connection.negotiated_key_exchange_group().map(SupportedKxGroup::name),
             alpn: connection.alpn_protocol().map(Into::into),
             peer_chain: connection
                 .peer_certificates()
@@ -51,6 +54,12 @@ impl Negotiated {
         let name = cipher_name(self.suite).unwrap_or("(NONE)");
         let bits = if name.contains("128") { 128 } else { 256 };
         (name, self.version(), bits)
+    }
+
+    /// The group of the key exchange, as `SSLObject.group()` gives it from CPython 3.15 on.
+    #[must_use]
+    pub fn group(&self) -> Option<&'static str> {
+        group_name(self.group?)
     }
 
     /// The application protocol both sides have chosen.
@@ -82,6 +91,17 @@ impl Negotiated {
     pub fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
         certificate::end_point_digest(certificate)
     }
+}
+
+/// OpenSSL's name of a key exchange group that rustls has.
+fn group_name(group: NamedGroup) -> Option<&'static str> {
+    Some(match group {
+        NamedGroup::X25519 => "x25519",
+        NamedGroup::secp256r1 => "secp256r1",
+        NamedGroup::secp384r1 => "secp384r1",
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        _ => return None,
+    })
 }
 
 /// OpenSSL's name of a cipher suite that rustls has.

@@ -415,6 +415,21 @@ impl RustlsObject {
         self.negotiated.get().map(|negotiated| negotiated.cipher())
     }
 
+    /// The group of the key exchange; `None` before the handshake is over.
+    fn group(&self) -> Option<&'static str> {
+        self.negotiated.get().and_then(|negotiated| negotiated.group())
+    }
+
+    /// Always `None`: rustls does not tell how the client signed.
+    fn client_sigalg(&self) -> Option<&str> {
+        None
+    }
+
+    /// Always `None`: rustls does not tell how the server signed.
+    fn server_sigalg(&self) -> Option<&str> {
+        None
+    }
+
     /// Always `None`: rustls does not keep what the client offered.
     fn shared_ciphers(&self) -> Option<Py<PyAny>> {
         None
