@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,24 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="auditwheel judg
 
 
 SYMBOLS = {"libc.so.6": ["GLIBC_2.17"], "libgcc_s.so.1": ["GCC_3.0"]}
+MUSL = "musllinux_1_2_x86_64"
 
 
 def answer_with(
-    monkeypatch: pytest.MonkeyPatch, tag: str, symbols: dict[str, list[str]] = SYMBOLS
+    monkeypatch: pytest.MonkeyPatch,
+    tag: str,
+    symbols: dict[str, list[str]] = SYMBOLS,
+    libraries: Sequence[str] = (),
 ) -> None:
-    """Let auditwheel call every wheel `tag`, and find `symbols` in it."""
-    answer = json.dumps({"overall_tag": tag, "versioned_symbols": symbols})
+    """Let auditwheel call every wheel `tag`, and find `symbols` and `libraries` in it."""
+    answer = json.dumps(
+        {
+            "overall_tag": tag,
+            "sym_tag": MUSL,
+            "versioned_symbols": symbols,
+            "external_libs": dict.fromkeys(libraries),
+        }
+    )
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[:2] == ["auditwheel", "show"]
@@ -52,6 +64,30 @@ def test_a_wheel_with_its_own_unwinder_is_refused(
     answer_with(monkeypatch, "manylinux_2_17_x86_64", {"libc.so.6": ["GLIBC_2.17"]})
     with pytest.raises(SystemExit, match="brings its own unwinder"):
         distribution.write_verdict(wheel)
+
+
+@pytest.fixture
+def musl_wheel(tmp_path: Path) -> Path:
+    path = tmp_path / f"tokioloop-1.0-cp315-cp315-{MUSL}.whl"
+    path.write_bytes(b"wheel")
+    return path
+
+
+def test_a_musl_wheel_may_need_the_c_library_by_the_name_that_zig_gives_it(
+    musl_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_with(monkeypatch, "linux_x86_64", {}, ["libc.so"])
+    distribution.write_verdict(musl_wheel)
+    assert musl_wheel.with_name(f"{musl_wheel.name}.auditwheel.json").exists()
+
+
+@pytest.mark.parametrize("library", ["libgcc_s.so.1", "libz.so.1"])
+def test_a_musl_wheel_that_needs_another_library_is_refused(
+    library: str, musl_wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_with(monkeypatch, "linux_x86_64", {}, ["libc.so", library])
+    with pytest.raises(SystemExit, match="linux_x86_64: it does not run where it says"):
+        distribution.write_verdict(musl_wheel)
 
 
 def test_the_verdict_lies_beside_the_wheel(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
