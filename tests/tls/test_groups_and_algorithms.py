@@ -1,7 +1,7 @@
 """Settings of contexts that ``ssl`` has from Python 3.15 on: groups, cipher suites, signatures.
 
-Each is honoured by rustls, or the context is OpenSSL's. Outcomes are compared with OpenSSL's, with the
-setting on either side, and with contexts that do not fit together.
+Each is honoured by rustls, or the context is OpenSSL's. Outcomes are compared with OpenSSL's, with
+the setting on either side, and with contexts that do not fit together.
 """
 
 import asyncio
