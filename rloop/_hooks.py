@@ -252,6 +252,7 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
         "_UnixReadPipeTransport": "class",
         "_UnixSubprocessTransport": "class",
         "_UnixWritePipeTransport": "class",
+        "_sighandler_noop": "(signum, frame)",
     },
     "asyncio.unix_events:_UnixDefaultEventLoopPolicy": {
         "_loop_factory": {"3.11": "class", "3.16": "any"},

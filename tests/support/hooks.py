@@ -33,7 +33,7 @@ DOCUMENTED = frozenset({"_current_frames", "_getframe", "_make"})
 OWN = frozenset({"_record", "_rloop", "_rloop_first_shard"})
 
 #: Names that asyncio has, too, and that rloop uses on objects that are its own.
-OWN_ON_OTHERS = frozenset({"_lock", "_release"})
+OWN_ON_OTHERS = frozenset({"_lock", "_release", "_threads"})
 
 
 def is_private(name: str) -> bool:
