@@ -1,6 +1,7 @@
 """How a server and its connections begin and end, above all on a loop that has several shards."""
 
 import contextlib
+import os
 import socket
 import threading
 from asyncio import base_events
@@ -60,6 +61,29 @@ class Server(base_events.Server):
             waiter = self.get_loop().create_future()
             self._waiters.append(waiter)
         await waiter
+
+
+def own_socket(sock: socket.socket) -> socket.socket:
+    """Return an object of the calling thread for a socket that another thread has accepted.
+
+    Without the GIL, the object of another thread is not freed at once when this thread drops it,
+    and its descriptor stays open if the connection fails.
+
+    Args:
+        sock: the socket, which does not block; it has no descriptor afterwards.
+    """
+    if type(sock) is not socket.socket:
+        # The listening socket's own accept() has made it.
+        return sock
+    kind = sock.family, sock.type, sock.proto
+    fd = sock.detach()
+    try:
+        own = socket.socket(*kind, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    own.setblocking(False)
+    return own
 
 
 def begin_accepted(server: Any, sock: socket.socket, make_transport: Callable[[], _T]) -> _T:

@@ -112,6 +112,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             self._threads = WorkerThreads(self)
             self._executor_lock = threading.Lock()
         self._children = Children()
+        # What `_accept_connection()` learns of its attempt, on each thread.
+        self._accepting = threading.local()
         asyncio.SelectorEventLoop.__init__(self, WatchedDescriptors(self))
 
     def run_forever(self) -> None:
@@ -254,9 +256,15 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         sock: socket.socket,
         sslcontext: Any = None,
         server: Any = None,
+        backlog: int = 100,
         *limits: Any,
         **more: Any,
     ) -> None:
+        if server is not None:
+            if server._sockets is None:
+                # Closed while it waited for descriptors.
+                return
+            backlog = server._backlog
         if self._threads is not None:
             _server.Server.adopt(server)
         elif self._worker is not None and not isinstance(protocol_factory, Serving):
@@ -264,8 +272,31 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
                 self, protocol_factory, sock, sslcontext, server
             )
         super()._start_serving(  # type: ignore[misc]
-            protocol_factory, sock, sslcontext, server, *limits, **more
+            protocol_factory, sock, sslcontext, server, backlog, *limits, **more
         )
+
+    def _accept_connection(
+        self,
+        protocol_factory: Any,
+        sock: socket.socket,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        *limits: Any,
+        **more: Any,
+    ) -> None:
+        """Accept the connections that wait, at most `backlog` + 1 of them.
+
+        The standard library goes on after a failure, and schedules another attempt for each: a
+        process that is out of descriptors would make more of them with every attempt. So it is
+        asked for one connection at a time, until it accepts none.
+        """
+        accept = super()._accept_connection  # type: ignore[misc]
+        for _ in range(backlog + 1):
+            self._accepting.has_accepted = False
+            accept(protocol_factory, sock, sslcontext, server, 0, *limits, **more)
+            if not self._accepting.has_accepted:
+                return
 
     def _stop_serving(self, sock: socket.socket) -> None:
         if self._worker is None:
@@ -317,10 +348,10 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         *arguments: Any,
         **more: Any,
     ) -> Coroutine[Any, Any, None]:
+        self._accepting.has_accepted = True
         if isinstance(protocol_factory, Serving):
             extra, _, _, *options = arguments
             return protocol_factory.accept(conn, extra, tuple(options), more)
-        accepted: Coroutine[Any, Any, None]
         context: contextvars.Context | None = more.get("context")
         is_placed = self._threads is not None and not self._is_pinned.get(False)
         if self._threads is not None and context is not None:
@@ -329,35 +360,39 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             if is_placed:
                 # The caller runs `_hand_over()` in `context`, here; the connection lives elsewhere.
                 more["context"] = context = context.copy()
-        accepted = super()._accept_connection2(  # type: ignore[misc]
-            protocol_factory, conn, *arguments, **more
-        )
-        return self._hand_over(conn.fileno(), accepted, context) if is_placed else accepted
+        accept: Callable[..., Coroutine[Any, Any, None]]
+        accept = super()._accept_connection2  # type: ignore[misc]
+
+        def begin(conn: socket.socket) -> Coroutine[Any, Any, None]:
+            return accept(protocol_factory, conn, *arguments, **more)
+
+        return self._hand_over(conn, begin, context) if is_placed else begin(conn)
 
     async def _hand_over(
         self,
-        fd: int,
-        accepted: Coroutine[Any, Any, None],
+        conn: socket.socket,
+        begin: Callable[[socket.socket], Coroutine[Any, Any, None]],
         context: contextvars.Context | None,
     ) -> None:
         """Let a connection live on the least loaded shard."""
-        shard = self._place_connection(fd)
+        shard = self._place_connection(conn.fileno())
         if context is None:
             context = contextvars.copy_context()
         self._set_home(context, shard)
         home = self._home_context(shard)
-        self.call_soon(self._begin_accepted, shard, fd, accepted, context, context=home)
+        self.call_soon(self._begin_accepted, shard, conn, begin, context, context=home)
 
     def _begin_accepted(
         self,
         shard: int,
-        fd: int,
-        accepted: Coroutine[Any, Any, None],
+        conn: socket.socket,
+        begin: Callable[[socket.socket], Coroutine[Any, Any, None]],
         context: contextvars.Context,
     ) -> None:
         """Begin a connection on its home shard."""
+        fd = conn.fileno()
         try:
-            self.create_task(accepted, context=context)
+            self.create_task(begin(_server.own_socket(conn)), context=context)
         finally:
             # Behind the task's first step, which opens the connection unless that fails.
             self.call_soon(self._give_up_connection, shard, fd)

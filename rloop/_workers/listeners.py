@@ -29,6 +29,7 @@ from asyncio import base_events
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from rloop._server import own_socket
 from rloop._workers import current
 
 if TYPE_CHECKING:
@@ -136,10 +137,7 @@ class Serving:
             self._arrived()
             _pass_on(self.listener, conn, extra, options, more)
             return
-        # An object of this thread: without the GIL, another thread's is not freed at once when this
-        # one drops it, and so its descriptor stays open if the connection fails.
-        conn = socket.socket(conn.family, conn.type, conn.proto, conn.detach())
-        conn.setblocking(False)
+        conn = own_socket(conn)
         self.event_loop.call_soon(self._arrived)
         task_context = None
         if "context" in more:

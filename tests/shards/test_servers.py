@@ -12,6 +12,7 @@ import pytest
 
 import rloop
 from rloop import sync
+from support.leaks import LeakGuard
 from support.peers import LOOPBACK, receive_exactly, receive_until_eof
 from support.shards import Gate, Run, several_shards, shard_count
 from support.threads import PEER_TIMEOUT, eventually, in_thread
@@ -347,6 +348,31 @@ def test_many_servers_share_the_load(run: Run[None]) -> None:
             assert sorted(homes) == sorted(list(range(count)) * 2)
 
     run(main())
+
+
+def test_a_client_sees_the_end_at_once_when_its_protocol_cannot_be_made(
+    run: Run[None], guard: LeakGuard
+) -> None:
+    def fail() -> asyncio.Protocol:
+        raise ValueError("on purpose")
+
+    def see_ends(address: Any, count: int) -> list[bytes]:
+        ends = []
+        for _ in range(count):
+            with socket.create_connection(address, timeout=PEER_TIMEOUT) as client:
+                ends.append(client.recv(1))
+        return ends
+
+    async def main() -> None:
+        async with await serve(fail) as server:
+            address = server.sockets[0].getsockname()
+            count = 3 * shard_count()
+            # Shard 0, which accepts, sleeps meanwhile.
+            assert await in_thread(see_ends, address, count) == [b""] * count
+
+    run(main())
+    # As in asyncio, nobody closes those sockets.
+    assert all("unclosed <socket" in str(warning) for warning in guard.take_unraisable())
 
 
 def test_a_unix_server_spreads_its_connections_too(run: Run[None], tmp_path: Any) -> None:
