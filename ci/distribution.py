@@ -66,7 +66,7 @@ def write_verdict(wheel: Path) -> None:
     judged = json.loads(shown)
     verdict = judged["overall_tag"]
     if "-musllinux_" in wheel.name and set(judged["external_libs"]) == {"libc.so"}:
-        # The name of musl in zig. musl's loader takes it for itself; auditwheel knows Alpine's only.
+        # zig's name of musl, which musl's loader takes for itself. auditwheel knows Alpine's only.
         verdict = judged["sym_tag"]
     if "-manylinux" in wheel.name and "libgcc_s.so.1" not in judged["versioned_symbols"]:
         sys.exit(f"{wheel.name} brings its own unwinder: see ci/unwinder.py")
