@@ -31,7 +31,7 @@ from rloop import tls
 from support.loops import LoopFactory
 from support.tls import Authority
 
-#: CPython's own test module, which distributions leave out: without it, nothing is starved of memory.
+#: CPython's own test module, which distributions leave out. Without it, no allocation fails.
 _testcapi: Any = (
     importlib.import_module("_testcapi") if importlib.util.find_spec("_testcapi") else None
 )
