@@ -2,7 +2,7 @@
 
 use super::engine::Progress;
 use super::protocol::TlsProtocol;
-use super::state::{Phase, Told};
+use super::state::{Phase, Stream, Told};
 use crate::loop_::event_loop::EventLoop;
 use crate::py::imports;
 use crate::transport::core::Endpoint;
@@ -91,8 +91,8 @@ impl TlsProtocol {
         let (engine, eof, is_truncated) = {
             let state = slf.get().state.lock();
             let reading = &state.reading;
-            let is_truncated = reading.ended_first && !reading.close_notified;
-            (state.links.engine.clone(), reading.eof, is_truncated)
+            let is_truncated = reading.stream == Stream::EndedFirst && !reading.close_notified;
+            (state.links.engine.clone(), reading.stream != Stream::Open, is_truncated)
         };
         let closed = match engine {
             Some(engine) if is_truncated && engine.refuses_truncation() => {
@@ -147,7 +147,6 @@ impl TlsProtocol {
 
     /// The transport below has received the end. True keeps it open.
     pub(super) fn on_end(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        slf.get().state.lock().reading.eof = true;
         match Self::try_to_end(slf) {
             Err(error) if error.is_instance_of::<PyException>(slf.py()) => {
                 Self::close_lower(slf)?;
@@ -164,7 +163,9 @@ impl TlsProtocol {
             let phase = state.phase;
             if phase == Phase::Wrapped {
                 state.phase = Phase::Flushing;
-                state.reading.ended_first = true;
+                state.reading.stream = Stream::EndedFirst;
+            } else if state.reading.stream == Stream::Open {
+                state.reading.stream = Stream::EndedLast;
             }
             (phase, state.reading.paused)
         };

@@ -137,12 +137,19 @@ pub(super) struct Reading {
     pub(super) paused: bool,
     /// Counts ciphertext; its pause is that of the transport below.
     pub(super) flow: FlowControl,
-    /// The transport below has ended.
-    pub(super) eof: bool,
+    pub(super) stream: Stream,
     /// The peer has sent its close notification.
     pub(super) close_notified: bool,
-    /// The transport below has ended before the application closed the connection.
-    pub(super) ended_first: bool,
+}
+
+/// Whether more can come from the transport below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    Open,
+    /// It has ended before the application closed the connection.
+    EndedFirst,
+    /// It has ended since.
+    EndedLast,
 }
 
 /// The sending side.
@@ -233,9 +240,8 @@ impl TlsState {
             reading: Reading {
                 paused: false,
                 flow: FlowControl::with_high(READ_HIGH),
-                eof: false,
+                stream: Stream::Open,
                 close_notified: false,
-                ended_first: false,
             },
             writing: Writing {
                 backlog: WriteQueue::new(),
