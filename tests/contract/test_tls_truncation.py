@@ -145,8 +145,9 @@ async def test_a_reader_of_a_strict_context_learns_of_an_end_without_a_close_not
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     async with connected_to_record_peer(protocol, strict) as (_, peer):
-        await in_thread(end, peer)
+        peer.send(DATA)
         assert await reader.readexactly(len(DATA)) == DATA
+        peer.sock.shutdown(socket.SHUT_WR)
         with pytest.raises(ssl.SSLEOFError):
             await reader.read()
 

@@ -30,6 +30,7 @@ SERVER_HELLO = 2
 FATAL = 2
 UNEXPECTED_MESSAGE = 10
 HANDSHAKE_FAILURE, ILLEGAL_PARAMETER, DECODE_ERROR, PROTOCOL_VERSION = (40, 47, 50, 70)
+INAPPROPRIATE_FALLBACK = 86
 
 SUPPORTED_GROUPS, SIGNATURE_ALGORITHMS, ALPN, PADDING = (10, 13, 16, 21)
 SUPPORTED_VERSIONS, KEY_SHARE = (43, 51)
@@ -42,6 +43,10 @@ CIPHERS = (
     0xC009,  # ECDHE-ECDSA-AES128-SHA, for the old versions
     0xC023,  # ECDHE-ECDSA-AES128-SHA256
 )
+
+
+#: Not a cipher: the client has fallen back to an older version.
+FALLBACK = 0x5600
 
 
 def vector(content: bytes, size: int) -> bytes:
@@ -62,6 +67,7 @@ class Hello:
     """The one in the hello's own field; what is supported beside it says an extension."""
     compression: tuple[int, ...] = (NULL,)
     supported: tuple[int, ...] = ()
+    ciphers: tuple[int, ...] = CIPHERS
     protocol: bytes = b""
     padding: int = 0
     """Bytes that say nothing (RFC 7685)."""
@@ -87,7 +93,7 @@ class Hello:
             numbers(self.version)
             + os.urandom(32)
             + vector(b"", 1)
-            + vector(numbers(*CIPHERS), 2)
+            + vector(numbers(*self.ciphers), 2)
             + vector(bytes(self.compression), 1)
             + vector(self._extensions(), 2)
         )
@@ -223,6 +229,42 @@ def test_a_hello_in_many_records_is_taken(
     context.set_alpn_protocols(protocols)
     hello = Hello(supported=(TLS_1_3,), protocol=b"h2", padding=padding)
     assert answer_of(context, hello.records(fragment)) == Accepted(TLS_1_3, NULL)
+
+
+@pytest.mark.parametrize("protocols", [(), ("h2",)], ids=["no protocols", "protocols"])
+def test_a_fallback_to_an_older_version_is_refused(
+    certificates: Certificates, engine: str, protocols: tuple[str, ...]
+) -> None:
+    """RFC 7507: the client has tried a newer version that the server has."""
+    context = server_context(certificates, engine)
+    context.set_alpn_protocols(protocols)
+    ciphers = (*CIPHERS, FALLBACK)
+    answer = answer_of(context, Hello(ciphers=ciphers).records())
+    assert answer == Refused(INAPPROPRIATE_FALLBACK)
+    answer = answer_of(context, Hello(ciphers=ciphers, supported=(TLS_1_3,)).records())
+    assert answer == Accepted(TLS_1_3, NULL)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    answer = answer_of(context, Hello(ciphers=ciphers).records())
+    assert answer == Accepted(TLS_1_2, NULL)
+
+
+@pytest.mark.parametrize("protocols", [(), ("h2",)], ids=["no protocols", "protocols"])
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [(20, b"\1"), (23, b"data"), (HANDSHAKE, b"\x14\0\0\x20" + bytes(32))],
+    ids=["change of ciphers", "data", "finished"],
+)
+def test_what_is_no_hello_is_unexpected(
+    certificates: Certificates,
+    engine: str,
+    kind: int,
+    content: bytes,
+    protocols: tuple[str, ...],
+) -> None:
+    context = server_context(certificates, engine)
+    context.set_alpn_protocols(protocols)
+    sent = bytes([kind]) + numbers(TLS_1_2) + vector(content, 2)
+    assert answer_of(context, sent) == Refused(UNEXPECTED_MESSAGE)
 
 
 def test_an_empty_alert_in_place_of_a_hello_is_unexpected(

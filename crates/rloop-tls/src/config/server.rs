@@ -3,7 +3,7 @@
 use super::identity::{ByServerName, Identities, ServerPattern};
 use super::{IdentityPem, Refused, Settings, VerifyMode};
 use crate::error::TlsError;
-use crate::session::Negotiated;
+use crate::session::{Negotiated, alert};
 use crate::verify::ClientVerifier;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
@@ -33,6 +33,7 @@ pub struct ServerSetup {
     /// For clients that offer no application protocol of ours: OpenSSL goes on without one, and
     /// rustls would end the connection.
     without_alpn: Option<Arc<ServerConfig>>,
+    has_tls13: bool,
     verify: VerifyMode,
     /// None if clients are not asked for certificates.
     verifier: Option<Arc<ClientVerifier>>,
@@ -86,7 +87,13 @@ impl ServerSetup {
         }
         let without_alpn = (!common.alpn.is_empty()).then(|| Arc::new(config.clone()));
         config.alpn_protocols.clone_from(&common.alpn);
-        Ok(Self { config: Arc::new(config), without_alpn, verify: common.verify, verifier })
+        Ok(Self {
+            config: Arc::new(config),
+            without_alpn,
+            has_tls13: common.tls13,
+            verify: common.verify,
+            verifier,
+        })
     }
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
@@ -106,6 +113,10 @@ impl ServerSetup {
         verifier.map_or_else(Vec::new, |verifier| {
             verifier.path(negotiated.peer_chain(), negotiated.finished_at())
         })
+    }
+
+    pub(crate) fn has_tls13(&self) -> bool {
+        self.has_tls13
     }
 
     /// True if the configuration is chosen by what the client offers.
@@ -138,9 +149,11 @@ impl ServerSetup {
                     };
                     return Ok(Some(Arc::clone(chosen)));
                 }
-                Err((error, mut alert)) => {
+                Err((error, mut said)) => {
+                    let start = outgoing.len();
                     // Writing to a Vec cannot fail.
-                    let _written = alert.write_all(outgoing);
+                    let _written = said.write_all(outgoing);
+                    alert::complete(&error, start, outgoing);
                     return Err(error.into());
                 }
             }

@@ -3,22 +3,47 @@
 //! rustls gets one record at a time. When it reports the end of the handshake and holds nothing
 //! back, no record of the next phase has been touched, so [`super::traffic`] can take over the keys.
 
+use super::alert;
 use super::negotiated::Negotiated;
 use super::record::{ContentType, Framed, HEADER_LEN, frame};
-use super::traffic::{Kernel, Traffic, alert};
-use crate::error::{Reason, TlsError};
+use super::traffic::{Kernel, Traffic};
+use crate::error::TlsError;
 use crate::verify;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{Error, InvalidMessage, PeerMisbehaved, ProtocolVersion};
 
 /// The rustls connection of one side.
-pub(super) enum Connection {
+enum Rustls {
     Client(Box<UnbufferedClientConnection>),
     Server(Box<UnbufferedServerConnection>),
 }
 
-const ALERT: u8 = 21;
+/// A connection in its handshake.
+pub(super) struct Connection {
+    rustls: Rustls,
+    said: Said,
+    /// TLS 1.2 is not to be negotiated.
+    refuses_tls12: bool,
+}
+
+/// What was said to the peer, as far as it decides whether an alert has to be encrypted.
+#[derive(Default)]
+struct Said {
+    anything: bool,
+    change_cipher_spec: bool,
+}
+
+impl Said {
+    fn note(&mut self, mut records: &[u8]) {
+        self.anything |= !records.is_empty();
+        while let Framed::Record { kind, len } = frame(records) {
+            self.change_cipher_spec |= kind == ContentType::ChangeCipherSpec;
+            records = &records[len..];
+        }
+    }
+}
 
 /// What one look at the received bytes led to.
 enum Step {
@@ -49,6 +74,18 @@ pub(super) enum Progress {
 }
 
 impl Connection {
+    pub(super) fn client(connection: UnbufferedClientConnection) -> Self {
+        let rustls = Rustls::Client(Box::new(connection));
+        Self { rustls, said: Said::default(), refuses_tls12: false }
+    }
+
+    /// With `refuses_tls12`, TLS 1.2 is not to be negotiated: the client falls back to it although
+    /// this server has TLS 1.3 (RFC 7507).
+    pub(super) fn server(connection: UnbufferedServerConnection, refuses_tls12: bool) -> Self {
+        let rustls = Rustls::Server(Box::new(connection));
+        Self { rustls, said: Said::default(), refuses_tls12 }
+    }
+
     /// Goes on with what is in `received`; `offered` is how much of it rustls has seen and kept.
     ///
     /// Used bytes are removed from `received`, and records to send are appended to `outgoing`, an
@@ -60,6 +97,7 @@ impl Connection {
         outgoing: &mut Vec<u8>,
     ) -> Result<Progress, TlsError> {
         loop {
+            let start = outgoing.len();
             let (discard, step) = self.step(&mut received[..*offered], outgoing);
             received.drain(..discard);
             *offered -= discard;
@@ -67,10 +105,20 @@ impl Connection {
                 received.drain(..*offered);
                 *offered = 0;
             }
+            let step = match step {
+                Ok(step) => step,
+                Err(error) => return Err(self.failed(error, start, outgoing)),
+            };
+            if self.refuses_tls12 && self.version() == Some(ProtocolVersion::TLSv1_2) {
+                outgoing.truncate(start);
+                let fallback = PeerMisbehaved::AttemptedDowngradeToTls12WhenTls13IsSupported;
+                return Err(self.refused(fallback.into(), alert::INAPPROPRIATE_FALLBACK, outgoing));
+            }
+            self.said.note(&outgoing[start..]);
             match step {
-                Ok(Step::Again) => {}
-                Ok(Step::Done) if *offered == 0 => return Ok(Progress::Done),
-                Ok(Step::NeedsRecord | Step::Done) => match frame(&received[*offered..]) {
+                Step::Again => {}
+                Step::Done if *offered == 0 => return Ok(Progress::Done),
+                Step::NeedsRecord | Step::Done => match frame(&received[*offered..]) {
                     Framed::Incomplete { .. } => return Ok(Progress::Waiting),
                     Framed::Record { kind, len } => {
                         let payload = &received[*offered + HEADER_LEN..*offered + len];
@@ -78,28 +126,57 @@ impl Connection {
                             // rustls would wait for what does not come (RFC 8446, 6.1).
                             return Err(TlsError::Alert(alert::CLOSE_NOTIFY));
                         }
-                        if kind == ContentType::Alert && payload.is_empty() && !self.has_keys() {
-                            return Err(refuse_empty_alert(outgoing));
+                        if kind == ContentType::Alert && payload.is_empty() && self.is_plain() {
+                            let empty = InvalidMessage::UnexpectedMessage("an empty alert");
+                            return Err(self.refused(
+                                empty.into(),
+                                alert::UNEXPECTED_MESSAGE,
+                                outgoing,
+                            ));
                         }
                         *offered += len;
                     }
                     // It is for rustls to refuse.
                     Framed::Malformed(_) => *offered = received.len(),
                 },
-                Err(error) => {
-                    let error = verify::take_failure()
-                        .map_or_else(|| TlsError::from(error), TlsError::Certificate);
-                    let start = outgoing.len();
-                    self.take_alert(outgoing);
-                    if let [ALERT, _, _, 0, 2, _, description @ alert::CERTIFICATE_REQUIRED] =
-                        &mut outgoing[start..]
-                    {
-                        // It is not encrypted, so this is TLS 1.2, which does not have it.
-                        *description = alert::HANDSHAKE_FAILURE;
-                    }
-                    return Err(error);
-                }
             }
+        }
+    }
+
+    /// Has the alert of a failure follow what was said: rustls' own, as far as it has one and it is
+    /// the right one. Whether it is can only be seen of one that is not encrypted.
+    fn failed(&mut self, error: Error, start: usize, outgoing: &mut Vec<u8>) -> TlsError {
+        let after = outgoing.len();
+        self.take_alert(outgoing);
+        match &mut outgoing[after..] {
+            [] if self.is_plain() => alert::append(alert::of(&error), outgoing),
+            [alert::ALERT, _, _, 0, 2, _, description] => {
+                *description = alert::better(&error, *description, self.version());
+            }
+            _ => {}
+        }
+        self.said.note(&outgoing[start..]);
+        verify::take_failure().map_or_else(|| TlsError::from(error), TlsError::Certificate)
+    }
+
+    fn refused(&self, error: Error, description: u8, outgoing: &mut Vec<u8>) -> TlsError {
+        alert::append(Some(description), outgoing);
+        TlsError::from(error)
+    }
+
+    fn version(&self) -> Option<ProtocolVersion> {
+        match &self.rustls {
+            Rustls::Client(connection) => connection.protocol_version(),
+            Rustls::Server(connection) => connection.protocol_version(),
+        }
+    }
+
+    /// True if an alert is certainly not to be encrypted.
+    fn is_plain(&self) -> bool {
+        match self.version() {
+            None => true,
+            Some(ProtocolVersion::TLSv1_2) => !self.said.change_cipher_spec,
+            Some(_) => matches!(self.rustls, Rustls::Server(_)) && !self.said.anything,
         }
     }
 
@@ -107,13 +184,13 @@ impl Connection {
         &mut self,
         received: &mut [u8],
         outgoing: &mut Vec<u8>,
-    ) -> (usize, Result<Step, rustls::Error>) {
-        match self {
-            Self::Client(connection) => {
+    ) -> (usize, Result<Step, Error>) {
+        match &mut self.rustls {
+            Rustls::Client(connection) => {
                 let (discard, step) = step(connection.process_tls_records(received), outgoing);
                 (discard, step.map(|step| step.unless(connection.is_handshaking())))
             }
-            Self::Server(connection) => {
+            Rustls::Server(connection) => {
                 let (discard, step) = step(connection.process_tls_records(received), outgoing);
                 (discard, step.map(|step| step.unless(connection.is_handshaking())))
             }
@@ -130,53 +207,36 @@ impl Connection {
         }
     }
 
-    /// True if an alert might have to be encrypted.
-    fn has_keys(&self) -> bool {
-        match self {
-            Self::Client(connection) => connection.protocol_version().is_some(),
-            Self::Server(connection) => connection.protocol_version().is_some(),
-        }
-    }
-
     fn wants_write(&self) -> bool {
-        match self {
-            Self::Client(connection) => connection.wants_write(),
-            Self::Server(connection) => connection.wants_write(),
+        match &self.rustls {
+            Rustls::Client(connection) => connection.wants_write(),
+            Rustls::Server(connection) => connection.wants_write(),
         }
     }
 
     /// What was agreed upon; the handshake must be over.
     pub(super) fn negotiated(&self) -> Negotiated {
-        match self {
-            Self::Client(connection) => Negotiated::of(connection),
-            Self::Server(connection) => Negotiated::of(connection),
+        match &self.rustls {
+            Rustls::Client(connection) => Negotiated::of(connection),
+            Rustls::Server(connection) => Negotiated::of(connection),
         }
     }
 
     /// Takes the keys out of rustls.
-    pub(super) fn into_traffic(self) -> Result<Traffic, rustls::Error> {
-        match self {
-            Self::Client(connection) => {
+    pub(super) fn into_traffic(self) -> Result<Traffic, Error> {
+        match self.rustls {
+            Rustls::Client(connection) => {
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
                 let suite = kernel.negotiated_cipher_suite();
                 Traffic::new(Kernel::Client(kernel), &secrets, suite)
             }
-            Self::Server(connection) => {
+            Rustls::Server(connection) => {
                 let (secrets, kernel) = connection.dangerous_into_kernel_connection()?;
                 let suite = kernel.negotiated_cipher_suite();
                 Traffic::new(Kernel::Server(kernel), &secrets, suite)
             }
         }
     }
-}
-
-/// Refuses an alert without content, before there are keys. RFC 8446, 5.1, forbids it, and rustls
-/// would answer with `decode_error`.
-pub(super) fn refuse_empty_alert(outgoing: &mut Vec<u8>) -> TlsError {
-    let alert = [alert::FATAL, alert::UNEXPECTED_MESSAGE];
-    outgoing.extend([ContentType::Alert.byte(), 3, 3, 0, 2]);
-    outgoing.extend(alert);
-    TlsError::Protocol { reason: Reason::UnexpectedMessage, detail: "an empty alert".into() }
 }
 
 /// True of a record that rustls could not open, and has not refused: early data that the server does
@@ -211,7 +271,7 @@ impl Side for ServerConnectionData {}
 fn step<S: Side>(
     status: UnbufferedStatus<'_, '_, S>,
     outgoing: &mut Vec<u8>,
-) -> (usize, Result<Step, rustls::Error>) {
+) -> (usize, Result<Step, Error>) {
     let UnbufferedStatus { discard, state } = status;
     let step = match state {
         Err(error) => Err(error),
@@ -223,15 +283,12 @@ fn step<S: Side>(
         }
         Ok(ConnectionState::BlockedHandshake) => Ok(Step::NeedsRecord),
         Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
-        Ok(state) => Err(rustls::Error::General(format!("{state:?} in the handshake"))),
+        Ok(state) => Err(Error::General(format!("{state:?} in the handshake"))),
     };
     (discard, step)
 }
 
-fn encode<S: Side>(
-    mut state: EncodeTlsData<'_, S>,
-    outgoing: &mut Vec<u8>,
-) -> Result<Step, rustls::Error> {
+fn encode<S: Side>(mut state: EncodeTlsData<'_, S>, outgoing: &mut Vec<u8>) -> Result<Step, Error> {
     let start = outgoing.len();
     let mut room = 0;
     loop {
@@ -243,7 +300,7 @@ fn encode<S: Side>(
             }
             Err(EncodeError::InsufficientSize(error)) => room = error.required_size,
             Err(error @ EncodeError::AlreadyEncoded) => {
-                return Err(rustls::Error::General(error.to_string()));
+                return Err(Error::General(error.to_string()));
             }
         }
     }

@@ -15,6 +15,7 @@
 //! Plaintext that arrived before a failure is delivered before the failure is reported, and a
 //! failure is reported once. After it, nothing more is received.
 
+pub(crate) mod alert;
 mod handshake;
 mod negotiated;
 mod offer;
@@ -28,14 +29,14 @@ use crate::config::{ClientSetup, ServerSetup};
 use crate::error::{Reason, TlsError};
 use handshake::{Connection, Progress};
 pub use negotiated::{Negotiated, cipher_name};
-use offer::Offer;
+use offer::{Offer, is_fallback};
 use record::{Framed, Malformed, frame};
 use rustls::ServerConfig;
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls_pki_types::{IpAddr, Ipv4Addr, ServerName};
 use std::sync::Arc;
-use traffic::{Traffic, alert};
+use traffic::Traffic;
 
 /// What came of received bytes.
 #[must_use]
@@ -60,6 +61,7 @@ enum State {
         setup: Arc<ServerSetup>,
         acceptor: Box<Acceptor>,
         offered: usize,
+        refuses_tls12: bool,
     },
     Handshaking {
         connection: Connection,
@@ -102,7 +104,7 @@ impl Session {
             ),
         }?;
         let mut session = Self::new(State::Handshaking {
-            connection: Connection::Client(Box::new(connection)),
+            connection: Connection::client(connection),
             offered: 0,
         });
         // Makes the ClientHello.
@@ -380,25 +382,33 @@ impl Session {
             if !offer.gather(&mut self.received, &mut self.outgoing)? {
                 return Ok(());
             }
+            let refuses_tls12 = setup.has_tls13() && is_fallback(&self.received);
             if !setup.depends_on_client() {
-                self.state = Self::answering(setup.config())?;
+                self.state = Self::answering(setup.config(), refuses_tls12)?;
                 return Ok(());
             }
             let setup = Arc::clone(setup);
-            self.state = State::Choosing { setup, acceptor: Box::default(), offered: 0 };
+            let acceptor = Box::default();
+            self.state = State::Choosing { setup, acceptor, offered: 0, refuses_tls12 };
         }
-        let State::Choosing { setup, acceptor, offered } = &mut self.state else { return Ok(()) };
+        let State::Choosing { setup, acceptor, offered, refuses_tls12 } = &mut self.state else {
+            return Ok(());
+        };
+        let refuses_tls12 = *refuses_tls12;
         let offer = &self.received[*offered..];
         *offered = self.received.len();
         if let Some(config) = setup.choose(acceptor, offer, &mut self.outgoing)? {
-            self.state = Self::answering(config)?;
+            self.state = Self::answering(config, refuses_tls12)?;
         }
         Ok(())
     }
 
-    fn answering(config: Arc<ServerConfig>) -> Result<State, TlsError> {
+    fn answering(config: Arc<ServerConfig>, refuses_tls12: bool) -> Result<State, TlsError> {
         let connection = UnbufferedServerConnection::new(config)?;
-        Ok(State::Handshaking { connection: Connection::Server(Box::new(connection)), offered: 0 })
+        Ok(State::Handshaking {
+            connection: Connection::server(connection, refuses_tls12),
+            offered: 0,
+        })
     }
 
     fn establish(&mut self) -> Result<(), TlsError> {

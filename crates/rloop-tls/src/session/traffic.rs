@@ -3,6 +3,7 @@
 //! [`super::Session`] hands over whole records. The rules are rustls' own for this phase (its states
 //! `ExpectTraffic`), with the same limits on what a peer may send without any effect.
 
+use super::alert;
 use super::protection::{KeyExhausted, OpenError, Protection};
 use super::record::{ContentType, MAX_PLAINTEXT};
 use crate::error::{Reason, TlsError};
@@ -18,26 +19,6 @@ const KEY_UPDATE: u8 = 24;
 const NEW_SESSION_TICKET: u8 = 4;
 const HELLO_REQUEST: u8 = 0;
 const CLIENT_HELLO: u8 = 1;
-
-/// Alerts that are sent, by their number on the wire (RFC 8446, 6).
-pub(super) mod alert {
-    pub(crate) const CLOSE_NOTIFY: u8 = 0;
-    pub(crate) const UNEXPECTED_MESSAGE: u8 = 10;
-    pub(crate) const BAD_RECORD_MAC: u8 = 20;
-    pub(crate) const RECORD_OVERFLOW: u8 = 22;
-    pub(crate) const HANDSHAKE_FAILURE: u8 = 40;
-    pub(crate) const ILLEGAL_PARAMETER: u8 = 47;
-    pub(crate) const DECODE_ERROR: u8 = 50;
-    pub(crate) const INTERNAL_ERROR: u8 = 80;
-    pub(crate) const USER_CANCELED: u8 = 90;
-    pub(crate) const NO_RENEGOTIATION: u8 = 100;
-    pub(crate) const CERTIFICATE_REQUIRED: u8 = 116;
-
-    /// The level of an alert that does not end the connection.
-    pub(crate) const WARNING: u8 = 1;
-    /// The level of one that does.
-    pub(crate) const FATAL: u8 = 2;
-}
 
 /// What rustls keeps after the handshake: the secrets that later keys are derived from.
 pub(super) enum Kernel {
