@@ -38,7 +38,7 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 REQUIREMENTS = ROOT / "ci" / "requirements"
-LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests", "zuvloop")
+LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests", "tlsfuzzer", "zuvloop")
 """The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
 
 CARGO_FUZZ = "0.13.2"
@@ -271,6 +271,19 @@ def fuzz(session: nox.Session) -> None:
                 external=True,
                 env={"RUSTUP_TOOLCHAIN": "nightly"},
             )
+
+
+@nox.session(python=PREFERRED, requires=["wheel-{python}"])
+def tlsfuzzer(session: nox.Session) -> None:
+    """Have a client that breaks the rules of TLS talk to servers of both engines.
+
+    The conversations are those of tlsfuzzer, which is in no package index, made with tlslite-ng.
+    Arguments go to tests/tlsfuzzer/run.py.
+    """
+    check_interpreter(session)
+    install(session, "tlsfuzzer")
+    install_wheel(session)
+    run_in(session, "tests", "python", "tlsfuzzer/run.py", *session.posargs)
 
 
 @nox.session(python=PREFERRED, requires=["wheel-{python}"])
