@@ -7,6 +7,7 @@ own signatures and semantics. This module joins the two.
 
 import asyncio
 import atexit
+import collections
 import concurrent.futures
 import contextlib
 import contextvars
@@ -17,10 +18,11 @@ import socket
 import sys
 import threading
 from asyncio import constants, events
-from collections.abc import AsyncGenerator, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from rloop import _rloop, _server, _streams
+from rloop._queues import ReadyQueue, Timers
 from rloop._selector import WatchedDescriptors
 from rloop._sockets import SocketMethods
 from rloop._subprocess import Children
@@ -49,6 +51,15 @@ atexit.register(_rloop._park_running_loops)
 _T = TypeVar("_T")
 
 _NO_WORKER = contextlib.nullcontext()
+
+_ATTRIBUTES = vars(SocketMethods)["__dict__"]
+"""The descriptor of the attributes of a loop."""
+
+
+def _demand_empty(name: str, queue: Collection[object]) -> None:
+    """Raise TypeError for a queue that the loop would have to take over."""
+    if queue:
+        raise TypeError(f"loop.{name} can only be replaced by an empty queue, not by {queue!r}")
 
 
 @_rloop._own_native_methods
@@ -115,6 +126,38 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         # What `_accept_connection()` learns of its attempt, on each thread.
         self._accepting = threading.local()
         asyncio.SelectorEventLoop.__init__(self, WatchedDescriptors(self))
+
+    @property
+    def _scheduled(self) -> Timers:
+        """The timers. Programs read asyncio's by this name."""
+        return Timers(self)
+
+    @_scheduled.setter
+    def _scheduled(self, timers: list[asyncio.TimerHandle]) -> None:
+        _demand_empty("_scheduled", timers)
+        self._clear_timers()
+
+    @property
+    def _ready(self) -> ReadyQueue:
+        """The callbacks that are ready. Programs read asyncio's by this name."""
+        return ReadyQueue(self)
+
+    @_ready.setter
+    def _ready(self, handles: "collections.deque[asyncio.Handle]") -> None:
+        _demand_empty("_ready", handles)
+        self._clear_ready()
+
+    @property
+    def __dict__(self) -> dict[str, Any]:
+        """The attributes of the loop. Whoever has them may replace methods unseen."""
+        self._expose_attributes()
+        attributes: dict[str, Any] = _ATTRIBUTES.__get__(self)
+        return attributes
+
+    @__dict__.setter
+    def __dict__(self, attributes: dict[str, Any]) -> None:
+        self._expose_attributes()
+        _ATTRIBUTES.__set__(self, attributes)
 
     def run_forever(self) -> None:
         """Run until :meth:`stop` is called. See :meth:`asyncio.loop.run_forever`."""

@@ -5,8 +5,9 @@
 //! finds the attributes it keeps on a loop (`_closed`, `_debug`, `_stopping`) as descriptors of this
 //! class, so that both sides see one value.
 
-use crate::loop_::handle::{Handle, ThreadSafeHandle, TimerHandle};
+use crate::loop_::handle::{Handle, RunBy, ThreadSafeHandle, TimerHandle, When};
 use crate::loop_::homes::Homes;
+use crate::loop_::overrides::Overrides;
 use crate::loop_::owner::Owner;
 use crate::loop_::tasks;
 use crate::loop_::watches::{Side, Waiter};
@@ -53,6 +54,7 @@ pub(crate) struct EventLoop {
     debug: AtomicBool,
     closed: AtomicBool,
     stopping: AtomicBool,
+    pub(crate) overrides: Overrides,
     /// The transports of the standard library's loop, by descriptor, once they were asked for.
     transports: OnceLock<Py<PyAny>>,
 }
@@ -185,8 +187,30 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Schedules `callback(*arguments)` for the next iteration.
+    /// Calls `call_soon(callback, *arguments)`, for native code that stands in for the standard
+    /// library's.
     pub(crate) fn schedule(
+        slf: &Bound<'_, Self>,
+        callback: Py<PyAny>,
+        arguments: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<()> {
+        if !Overrides::of(slf).has_call_soon() {
+            return Self::schedule_here(slf, callback, arguments, context).map(|_| ());
+        }
+        let py = slf.py();
+        let all = std::iter::once(callback.into_bound(py)).chain(arguments.bind(py).iter());
+        let all = PyTuple::new(py, all.collect::<Vec<_>>())?;
+        let keywords = PyDict::new(py);
+        if let Some(context) = context {
+            keywords.set_item(intern!(py, "context"), context)?;
+        }
+        slf.call_method(intern!(py, "call_soon"), all, Some(&keywords))?;
+        Ok(())
+    }
+
+    /// Schedules `callback(*arguments)` for the next iteration.
+    fn schedule_here(
         slf: &Bound<'_, Self>,
         callback: Py<PyAny>,
         arguments: Py<PyTuple>,
@@ -216,16 +240,63 @@ impl EventLoop {
 
     fn schedule_at(
         slf: &Bound<'_, Self>,
-        when: f64,
+        when: When,
         callback: Py<PyAny>,
         arguments: Py<PyTuple>,
         context: Option<Py<PyContext>>,
     ) -> PyResult<Py<TimerHandle>> {
         let handle = Handle::new(slf, callback, arguments, context)?;
+        let deadline = when.seconds;
+        handle.set_scheduled(true);
         let timer = TimerHandle::create(slf.py(), when, handle)?;
-        let work = Work::Schedule(when, timer.as_super().clone().unbind());
+        let work = Work::Schedule(deadline, timer.as_super().clone().unbind());
         slf.get().shard(timer.as_super().get().home()).push(work);
         Ok(timer.unbind())
+    }
+
+    /// The time on the loop's clock, which may be the program's.
+    ///
+    /// # Errors
+    /// What the program's clock raises.
+    pub(crate) fn now(slf: &Bound<'_, Self>) -> PyResult<f64> {
+        if Overrides::of(slf).has_clock() {
+            slf.call_method0(intern!(slf.py(), "time"))?.extract()
+        } else {
+            Ok(clock::now())
+        }
+    }
+
+    /// The time at which an iteration ends for timers, by the program's clock: those before are due.
+    /// `None` if the clock is the loop's own, by which those are due that are not later than the time.
+    ///
+    /// # Errors
+    /// What the program's clock raises.
+    pub(crate) fn end_time(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
+        if !Overrides::of(slf).has_clock() {
+            return Ok(None);
+        }
+        let now = Self::now(slf)?;
+        let resolution: f64 = slf.getattr(intern!(slf.py(), "_clock_resolution"))?.extract()?;
+        // As from CPython 3.15 on: a clock may show so much that its resolution is lost.
+        Ok(Some((now + resolution).max(now.next_up())))
+    }
+
+    /// `call_later()` by the `time()` and `call_at()` of the program.
+    #[cold]
+    fn call_later_through(
+        slf: &Bound<'_, Self>,
+        delay: &Bound<'_, PyAny>,
+        callback: Bound<'_, PyAny>,
+        arguments: Py<PyTuple>,
+        context: Option<Py<PyContext>>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let when = slf.call_method0(intern!(py, "time"))?.add(delay)?;
+        let all = [when, callback].into_iter().chain(arguments.bind(py).iter());
+        let all = PyTuple::new(py, all.collect::<Vec<_>>())?;
+        let keywords = PyDict::new(py);
+        keywords.set_item(intern!(py, "context"), context)?;
+        Ok(slf.call_method(intern!(py, "call_at"), all, Some(&keywords))?.unbind())
     }
 
     /// Runs a handle; in debug mode, times it.
@@ -233,25 +304,31 @@ impl EventLoop {
         &self,
         slf: &Bound<'_, Self>,
         handle: &Bound<'_, Handle>,
+        way: RunBy,
     ) -> Result<(), Interrupt> {
-        if !self.is_debug() {
+        if !self.is_debug() && way == RunBy::Native {
             return Handle::run(handle);
         }
-        Self::run_timed(slf, handle).or_else(|error| {
-            Self::contain(slf, error, "Timing a callback failed", Some(handle.as_any()))
+        let ran = if self.is_debug() {
+            Self::run_timed(slf, handle, way)
+        } else {
+            Handle::run_by(handle, way)
+        };
+        ran.or_else(|error| {
+            Self::contain(slf, error, "A handle failed to run", Some(handle.as_any()))
         })
     }
 
-    fn run_timed(slf: &Bound<'_, Self>, handle: &Bound<'_, Handle>) -> PyResult<()> {
+    fn run_timed(slf: &Bound<'_, Self>, handle: &Bound<'_, Handle>, way: RunBy) -> PyResult<()> {
         if handle.get().is_cancelled() {
             return Ok(());
         }
         let shard = slf.get().shard(handle.get().home());
+        let started = Self::now(slf)?;
         drop(shard.set_current_handle(Some(handle.clone().unbind())));
-        let started = clock::now();
-        let result = Handle::run(handle);
-        let elapsed = clock::now() - started;
+        let result = Handle::run_by(handle, way);
         drop(shard.set_current_handle(None));
+        let elapsed = Self::now(slf)? - started;
         result?;
         if elapsed >= slf.getattr("slow_callback_duration")?.extract::<f64>()? {
             let shown = imports::FORMAT_HANDLE.get(slf.py())?.call1((handle,))?;
@@ -295,6 +372,20 @@ impl EventLoop {
             slf.call_method1("call_exception_handler", (report,))?;
             Ok(())
         })
+    }
+
+    /// What `part` gives of all shards together.
+    fn of_each_shard<T>(&self, part: impl Fn(&Shard) -> Option<Vec<T>>) -> PyResult<Vec<T>> {
+        let mut all = Vec::new();
+        for shard in self.shards() {
+            all.extend(part(shard).ok_or_else(|| {
+                PyRuntimeError::new_err(format!(
+                    "shard {} is driven by another thread, so its queues cannot be read",
+                    shard.index()
+                ))
+            })?);
+        }
+        Ok(all)
     }
 
     fn drop_everything(&self) {
@@ -417,14 +508,11 @@ pub(crate) fn descriptor(object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
 }
 
 /// Adds a delay to the time, with Python's own error if it is not a number.
-fn deadline_after(now: f64, delay: &Bound<'_, PyAny>) -> PyResult<f64> {
+fn deadline_after(now: f64, delay: &Bound<'_, PyAny>) -> PyResult<When> {
     if let Ok(delay) = delay.cast_exact::<PyFloat>() {
-        return Ok(now + delay.value());
+        return Ok(When::from(now + delay.value()));
     }
-    if delay.is_none() {
-        return Err(PyTypeError::new_err("delay must not be None"));
-    }
-    PyFloat::new(delay.py(), now).add(delay)?.extract()
+    When::new(PyFloat::new(delay.py(), now).add(delay)?)
 }
 
 #[pymethods]
@@ -443,6 +531,7 @@ impl EventLoop {
             debug: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            overrides: Overrides::new(),
             transports: OnceLock::new(),
         })
     }
@@ -594,7 +683,7 @@ impl EventLoop {
     ) -> PyResult<Py<Handle>> {
         slf.get().check_closed()?;
         Self::check_call(slf, &callback, "call_soon", false)?;
-        let handle = Self::schedule(slf, callback.unbind(), args, context)?;
+        let handle = Self::schedule_here(slf, callback.unbind(), args, context)?;
         // Afterwards: a task whose wake-up is refused would never end.
         if let Some(shard) = slf.get().shard_to_check() {
             let home = handle.get().home();
@@ -637,11 +726,17 @@ impl EventLoop {
         callback: Bound<'_, PyAny>,
         args: Py<PyTuple>,
         context: Option<Py<PyContext>>,
-    ) -> PyResult<Py<TimerHandle>> {
+    ) -> PyResult<Py<PyAny>> {
+        if delay.is_none() {
+            return Err(PyTypeError::new_err("delay must not be None"));
+        }
+        if Overrides::of(slf).has_timers() {
+            return Self::call_later_through(slf, &delay, callback, args, context);
+        }
         let when = deadline_after(clock::now(), &delay)?;
         slf.get().check_closed()?;
         Self::check_call(slf, &callback, "call_at", false)?;
-        Self::schedule_at(slf, when, callback.unbind(), args, context)
+        Ok(Self::schedule_at(slf, when, callback.unbind(), args, context)?.into_any())
     }
 
     /// Schedules `callback(*args)` at `when`, in seconds on the loop's clock. See
@@ -659,7 +754,7 @@ impl EventLoop {
         }
         slf.get().check_closed()?;
         Self::check_call(slf, &callback, "call_at", false)?;
-        Self::schedule_at(slf, when.extract()?, callback.unbind(), args, context)
+        Self::schedule_at(slf, When::new(when)?, callback.unbind(), args, context)
     }
 
     /// A future of this loop.
@@ -843,9 +938,61 @@ impl EventLoop {
         Ok(watched)
     }
 
+    /// The timers, the next one first, and those that were cancelled and are still kept among them.
+    ///
+    /// # Errors
+    /// `RuntimeError` while other threads drive shards of the loop.
+    fn _timers(&self, py: Python<'_>) -> PyResult<Vec<Py<Handle>>> {
+        self.of_each_shard(|shard| shard.timers(py))
+    }
+
+    /// Drops all timers.
+    fn _clear_timers(&self) -> PyResult<()> {
+        self.of_each_shard(Shard::take_timers).map(drop)
+    }
+
+    /// The handles that are ready to run.
+    ///
+    /// # Errors
+    /// Those of `_timers()`.
+    fn _ready_handles(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+        self.of_each_shard(|shard| shard.ready_handles(py))
+    }
+
+    /// Drops the handles that are ready to run.
+    fn _clear_ready(&self) -> PyResult<()> {
+        self.of_each_shard(Shard::take_ready_handles).map(drop)
+    }
+
     /// Drops everything that is scheduled or watched. The loop is closed and stopped.
     fn _release(&self) {
         self.drop_everything();
+    }
+
+    /// Called when `vars(loop)` is handed out: the program may replace methods unseen from then on.
+    fn _expose_attributes(&self) {
+        self.overrides.attribute_changes("__dict__", true);
+    }
+
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyAny>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        ffi::set_attribute(slf.as_any(), name, Some(value))?;
+        let name = name.extract::<&str>()?;
+        let is_usual = name == "_clock_resolution" && {
+            let info = imports::CLOCK_INFO.get(slf.py())?.call1(("monotonic",))?;
+            value.eq(info.getattr("resolution")?)?
+        };
+        slf.get().overrides.attribute_changes(name, !is_usual);
+        Ok(())
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyAny>) -> PyResult<()> {
+        ffi::set_attribute(slf.as_any(), name, None)?;
+        slf.get().overrides.attribute_changes(name.extract()?, false);
+        Ok(())
     }
 
     #[getter(_stopping)]

@@ -7,15 +7,17 @@
 
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::owner::Owner;
+use crate::py::ffi::instance;
 use crate::py::interrupt::{self, Interrupt};
 use crate::py::{ffi, imports};
 use pyo3::basic::CompareOp;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyContext, PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyContext, PyDict, PyFloat, PyList, PyTuple, PyType};
 use rloop_core::sync::{Monitor, Mutex};
 use rloop_core::timers::Cancelled;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ type SavedRepr = Option<String>;
 pub(crate) struct Handle {
     call: Mutex<(Option<Call>, SavedRepr)>,
     cancelled: AtomicBool,
+    /// It is among the timers of its shard.
+    scheduled: AtomicBool,
     context: Py<PyContext>,
     owner: Owner,
     /// Where the handle was made; only in debug mode.
@@ -110,6 +114,7 @@ impl Handle {
         Ok(Self {
             call: Mutex::new((Some(Call { callback, arguments }), None)),
             cancelled: AtomicBool::new(false),
+            scheduled: AtomicBool::new(false),
             context,
             owner,
             source_traceback,
@@ -132,6 +137,11 @@ impl Handle {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Notes whether the handle is among the timers of its shard.
+    pub(crate) fn set_scheduled(&self, scheduled: bool) {
+        self.scheduled.store(scheduled, Ordering::Relaxed);
     }
 
     /// The index of the shard this handle runs on.
@@ -174,6 +184,28 @@ impl Handle {
         }
     }
 
+    /// Runs the callback the given way, unless it was cancelled.
+    ///
+    /// # Errors
+    /// What the program's `_run()` raises.
+    pub(crate) fn run_by(slf: &Bound<'_, Self>, way: RunBy) -> PyResult<()> {
+        if way == RunBy::Native {
+            return Ok(Self::run(slf)?);
+        }
+        let py = slf.py();
+        let _running = slf.get().running.as_deref().map(RunGuard::begin);
+        if slf.get().is_cancelled() {
+            return Ok(());
+        }
+        let class = if slf.cast::<TimerHandle>().is_ok() {
+            imports::TIMER_HANDLE.class(py)?
+        } else {
+            imports::HANDLE.class(py)?
+        };
+        class.call_method1(intern!(py, "_run"), (slf,))?;
+        Ok(())
+    }
+
     /// Tells the exception handler that the callback raised `error`.
     pub(crate) fn report(
         slf: &Bound<'_, Self>,
@@ -196,7 +228,7 @@ impl Handle {
         Ok(())
     }
 
-    fn repr_parts(slf: &Bound<'_, Self>, when: Option<f64>) -> PyResult<String> {
+    fn repr_parts(slf: &Bound<'_, Self>, when: Option<&When>) -> PyResult<String> {
         let py = slf.py();
         let this = slf.get();
         let mut parts = vec![slf.get_type().name()?.to_string()];
@@ -204,7 +236,7 @@ impl Handle {
             parts.push("cancelled".into());
         }
         if let Some(when) = when {
-            parts.push(format!("when={}", when.into_pyobject(py)?.repr()?));
+            parts.push(format!("when={}", when.object(py)));
         }
         if let Some((callback, arguments)) = this.call(py) {
             let event_loop = this.owner.event_loop().bind(py);
@@ -219,7 +251,7 @@ impl Handle {
     }
 
     /// Cancels the call; true for the call that did.
-    fn cancel_with(slf: &Bound<'_, Self>, when: Option<f64>) -> PyResult<bool> {
+    fn cancel_with(slf: &Bound<'_, Self>, when: Option<&When>) -> PyResult<bool> {
         let this = slf.get();
         // Pairs with the load in `run`: from here on the callback does not start.
         if this.cancelled.swap(true, Ordering::AcqRel) {
@@ -240,8 +272,64 @@ impl Handle {
         Ok(true)
     }
 
+    /// Replaces the call. One without a callback or without arguments is none.
+    fn set_call(
+        &self,
+        py: Python<'_>,
+        callback: Option<Py<PyAny>>,
+        arguments: Option<Py<PyTuple>>,
+    ) {
+        let call = match (callback, arguments) {
+            (None, None) => None,
+            (callback, arguments) => Some(Call {
+                callback: callback.unwrap_or_else(|| py.None()),
+                arguments: arguments.unwrap_or_else(|| PyTuple::empty(py).unbind()),
+            }),
+        };
+        let replaced = std::mem::replace(&mut self.call.lock().0, call);
+        drop(replaced);
+    }
+
     fn saved_repr(&self) -> Option<String> {
         self.call.lock().1.clone()
+    }
+}
+
+/// Whose `_run()` runs handles. Monitors and debuggers put one of theirs on asyncio's classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunBy {
+    /// This module's, which does what the standard library's does.
+    Native,
+    /// What stands on asyncio's class.
+    Program,
+}
+
+impl RunBy {
+    /// The way that holds now.
+    #[inline]
+    pub(crate) fn now(py: Python<'_>) -> Self {
+        /// The version of the class, and in the lowest bit whether its method is the program's.
+        static KNOWN: AtomicU64 = AtomicU64::new(0);
+        // A change of its base changes this class, too.
+        let Ok(class) = imports::TIMER_HANDLE.class(py) else {
+            return Self::Native;
+        };
+        let version = instance::version_of_class(class);
+        let known = KNOWN.load(Ordering::Relaxed);
+        if version != 0 && known >> 1 == u64::from(version) {
+            return if known & 1 == 0 { Self::Native } else { Self::Program };
+        }
+        let way = if Self::is_replaced(class) { Self::Program } else { Self::Native };
+        KNOWN.store(u64::from(version) << 1 | u64::from(way == Self::Program), Ordering::Relaxed);
+        way
+    }
+
+    /// True unless `_run` is a function of the module that defines the class's other methods.
+    #[cold]
+    fn is_replaced(class: &Bound<'_, PyType>) -> bool {
+        let file = |name: &str| class.getattr(name)?.getattr("__code__")?.getattr("co_filename");
+        let same = || file("_run")?.eq(file("cancelled")?);
+        !same().unwrap_or(false)
     }
 }
 
@@ -298,7 +386,7 @@ impl Handle {
     }
 
     fn _run(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Ok(Self::run(slf)?)
+        Self::run_by(slf, RunBy::now(slf.py()))
     }
 
     #[getter]
@@ -311,9 +399,27 @@ impl Handle {
         self.call(py).map(|(callback, _)| callback)
     }
 
+    #[setter(_callback)]
+    fn set_callback(&self, py: Python<'_>, callback: Option<Py<PyAny>>) {
+        let arguments = self.call(py).map(|(_, arguments)| arguments);
+        self.set_call(py, callback, arguments);
+    }
+
     #[getter]
     fn _args(&self, py: Python<'_>) -> Option<Py<PyTuple>> {
         self.call(py).map(|(_, arguments)| arguments)
+    }
+
+    #[setter(_args)]
+    fn set_args(&self, py: Python<'_>, args: Option<Py<PyTuple>>) {
+        let callback = self.call(py).map(|(callback, _)| callback);
+        self.set_call(py, callback, args);
+    }
+
+    /// What the handle is shown as, once it was cancelled in debug mode.
+    #[getter]
+    fn _repr(&self) -> Option<String> {
+        self.saved_repr()
     }
 
     #[getter]
@@ -388,15 +494,52 @@ impl ThreadSafeHandle {
     }
 }
 
+/// A deadline.
+pub(crate) struct When {
+    /// Seconds on the loop's clock.
+    pub(crate) seconds: f64,
+    /// The number that the program gave, which `when()` returns.
+    given: Option<Py<PyAny>>,
+}
+
+impl From<f64> for When {
+    fn from(seconds: f64) -> Self {
+        Self { seconds, given: None }
+    }
+}
+
+impl When {
+    /// # Errors
+    /// `TypeError` if `given` is no number.
+    pub(crate) fn new(given: Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self { seconds: given.extract()?, given: Some(given.unbind()) })
+    }
+
+    fn object<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        match &self.given {
+            Some(given) => given.bind(py).clone(),
+            None => PyFloat::new(py, self.seconds).into_any(),
+        }
+    }
+
+    /// Compares as Python compares the numbers.
+    fn compare(&self, py: Python<'_>, other: &Self, operator: CompareOp) -> PyResult<bool> {
+        if self.given.is_none() && other.given.is_none() {
+            let order = self.seconds.partial_cmp(&other.seconds);
+            return Ok(order.is_some_and(|order| operator.matches(order)));
+        }
+        self.object(py).rich_compare(other.object(py), operator)?.is_truthy()
+    }
+}
+
 /// A callback wrapper object returned by `loop.call_later()` and `loop.call_at()`.
 #[pyclass(frozen, extends = Handle, weakref, module = "rloop._rloop")]
 pub(crate) struct TimerHandle {
-    /// Seconds on the loop's clock.
-    when: f64,
+    when: When,
 }
 
 impl TimerHandle {
-    pub(crate) fn create(py: Python<'_>, when: f64, handle: Handle) -> PyResult<Bound<'_, Self>> {
+    pub(crate) fn create(py: Python<'_>, when: When, handle: Handle) -> PyResult<Bound<'_, Self>> {
         Bound::new(py, PyClassInitializer::from(handle).add_subclass(Self { when }))
     }
 
@@ -410,9 +553,7 @@ impl TimerHandle {
         };
         let ((left_callback, left_arguments), (right_callback, right_arguments)) =
             (parts(left), parts(right));
-        #[expect(clippy::float_cmp, reason = "asyncio compares the deadlines exactly")]
-        let same_deadline = slf.get().when == other.get().when;
-        Ok(same_deadline
+        Ok(slf.get().when.compare(py, &other.get().when, CompareOp::Eq)?
             && left.is_cancelled() == right.is_cancelled()
             && left_callback.bind(py).eq(right_callback)?
             && left_arguments.bind(py).eq(right_arguments)?)
@@ -427,10 +568,14 @@ impl TimerHandle {
         Ok(imports::TIMER_HANDLE.class(py)?.clone())
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.when.given)
+    }
+
     /// Cancels the callback. Has no effect if it was cancelled before or has run.
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<()> {
         let handle = slf.as_super();
-        if Handle::cancel_with(handle, Some(slf.get().when))? {
+        if Handle::cancel_with(handle, Some(&slf.get().when))? {
             let handle = handle.get();
             handle.owner.event_loop().get().timer_cancelled(handle.home());
         }
@@ -438,24 +583,30 @@ impl TimerHandle {
     }
 
     /// When the callback is due, in seconds on the loop's clock.
-    fn when(&self) -> f64 {
-        self.when
+    fn when<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.when.object(py)
+    }
+
+    /// True while the handle is among the loop's timers.
+    #[getter]
+    fn _scheduled(slf: &Bound<'_, Self>) -> bool {
+        slf.as_super().get().scheduled.load(Ordering::Relaxed)
     }
 
     #[getter]
-    fn _when(&self) -> f64 {
-        self.when
+    fn _when<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.when.object(py)
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         match slf.as_super().get().saved_repr() {
             Some(saved) => Ok(saved),
-            None => Handle::repr_parts(slf.as_super(), Some(slf.get().when)),
+            None => Handle::repr_parts(slf.as_super(), Some(&slf.get().when)),
         }
     }
 
     fn __hash__(slf: &Bound<'_, Self>) -> PyResult<isize> {
-        slf.get().when.into_pyobject(slf.py())?.hash()
+        slf.get().when.object(slf.py()).hash()
     }
 
     fn __richcmp__(
@@ -467,12 +618,11 @@ impl TimerHandle {
         let Ok(other) = other.cast::<Self>() else {
             return Ok(py.NotImplemented());
         };
-        let (left, right) = (slf.get().when, other.get().when);
+        let compare = |operator| slf.get().when.compare(py, &other.get().when, operator);
         let result = match operator {
-            CompareOp::Lt => left < right,
-            CompareOp::Gt => left > right,
-            CompareOp::Le => left < right || Self::equals(slf, other)?,
-            CompareOp::Ge => left > right || Self::equals(slf, other)?,
+            CompareOp::Lt | CompareOp::Gt => compare(operator)?,
+            CompareOp::Le => compare(CompareOp::Lt)? || Self::equals(slf, other)?,
+            CompareOp::Ge => compare(CompareOp::Gt)? || Self::equals(slf, other)?,
             CompareOp::Eq => Self::equals(slf, other)?,
             CompareOp::Ne => !Self::equals(slf, other)?,
         };

@@ -103,20 +103,45 @@ pub(crate) fn add_one_argument_method<M: OneArgumentMethod>(py: Python<'_>) -> P
 /// of a base stays as it is.
 pub(crate) fn own_method(class: &Bound<'_, PyType>, name: &Bound<'_, PyString>) -> PyResult<()> {
     let method = class.getattr(name)?;
-    if method.get_type_ptr() != &raw mut ffi::PyMethodDescr_Type {
+    let Some(definition) = definition_of(&method) else {
         return Ok(());
-    }
+    };
     let base = method.getattr(intern!(class.py(), "__objclass__"))?;
     // Not issubclass(), which a metaclass answers as it likes.
     if !class.mro().iter().any(|kind| kind.is(&base)) {
         return Ok(());
     }
-    // SAFETY: objects of exactly this type have this layout.
-    let definition = unsafe { (*method.as_ptr().cast::<ffi::PyMethodDescrObject>()).d_method };
     // SAFETY: a method of a base takes instances of the class, and the base lives as long as the
     // class, as do its definitions.
     let descriptor = unsafe { method_descriptor(class, definition) }?;
     class.setattr(name, descriptor)
+}
+
+/// True if both are descriptors of one native method, as those are that [`own_method`] makes.
+pub(crate) fn is_same_native_method(one: &Bound<'_, PyAny>, other: &Bound<'_, PyAny>) -> bool {
+    let definition = definition_of(one);
+    definition.is_some() && definition == definition_of(other)
+}
+
+/// The definition behind the descriptor of a native method; `None` for any other object.
+fn definition_of(method: &Bound<'_, PyAny>) -> Option<*mut ffi::PyMethodDef> {
+    if method.get_type_ptr() != &raw mut ffi::PyMethodDescr_Type {
+        return None;
+    }
+    // SAFETY: objects of exactly this type have this layout.
+    Some(unsafe { (*method.as_ptr().cast::<ffi::PyMethodDescrObject>()).d_method })
+}
+
+/// Sets or deletes an attribute as `object.__setattr__()` and `object.__delattr__()` do.
+pub(crate) fn set_attribute(
+    object: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyAny>,
+    value: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let value = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
+    // SAFETY: the objects are alive and the thread attached; no value deletes the attribute.
+    let failed = unsafe { ffi::PyObject_GenericSetAttr(object.as_ptr(), name.as_ptr(), value) };
+    if failed == 0 { Ok(()) } else { Err(PyErr::fetch(object.py())) }
 }
 
 /// Makes the descriptor of a method.

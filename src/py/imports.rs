@@ -75,6 +75,7 @@ pub(crate) static SSL_SYSCALL_ERROR: Import = Import::new("ssl", "SSLSyscallErro
 pub(crate) static SSL_WANT_READ_ERROR: Import = Import::new("ssl", "SSLWantReadError");
 pub(crate) static SSL_EOF_ERROR: Import = Import::new("ssl", "SSLEOFError");
 pub(crate) static SSL_ZERO_RETURN_ERROR: Import = Import::new("ssl", "SSLZeroReturnError");
+pub(crate) static CLOCK_INFO: Import = Import::new("time", "get_clock_info");
 pub(crate) static CONTEXT_VARIABLE: Import = Import::new("contextvars", "ContextVar");
 pub(crate) static SOCKET: Import = Import::new("socket", "socket");
 pub(crate) static GET_FRAME: Import = Import::new("sys", "_getframe");

@@ -277,6 +277,48 @@ impl Shard {
         Ok(())
     }
 
+    /// The timers, the next one first; `None` while another thread drives the shard.
+    pub(crate) fn timers(&self, py: Python<'_>) -> Option<Vec<Py<Handle>>> {
+        self.with_local(|local| {
+            // A timer that another thread set is on its way.
+            let pushed = local.ready.iter().filter_map(|work| match work {
+                Work::Schedule(_, handle) => Some(handle.clone_ref(py)),
+                _ => None,
+            });
+            let scheduled = local.timers.iter().map(|scheduled| scheduled.0.clone_ref(py));
+            scheduled.chain(pushed).collect()
+        })
+    }
+
+    /// Takes all timers, to be dropped; `None` while another thread drives the shard.
+    pub(crate) fn take_timers(&self) -> Option<Vec<Scheduled>> {
+        self.with_local(|local| local.timers.take())
+    }
+
+    /// The handles that are ready to run; `None` while another thread drives the shard.
+    pub(crate) fn ready_handles(&self, py: Python<'_>) -> Option<Vec<Py<PyAny>>> {
+        self.with_local(|local| {
+            let handles = local.ready.iter().filter_map(|work| match work {
+                Work::Run(handle) => Some(handle.clone_ref(py).into_any()),
+                Work::RunForeign(handle) => Some(handle.clone_ref(py)),
+                _ => None,
+            });
+            handles.collect()
+        })
+    }
+
+    /// Takes the handles that are ready to run, to be dropped; `None` while another thread drives the
+    /// shard.
+    pub(crate) fn take_ready_handles(&self) -> Option<Vec<Work>> {
+        self.with_local(|local| {
+            let all = std::mem::take(&mut local.ready);
+            let is_handle = |work: &Work| matches!(work, Work::Run(_) | Work::RunForeign(_));
+            let (handles, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_handle);
+            local.ready = others.into();
+            handles
+        })
+    }
+
     /// How much is ready to run, on the thread that drives the shard.
     pub(crate) fn ready_count(&self) -> usize {
         self.with_local(|local| local.ready.len()).unwrap_or(0)

@@ -6,7 +6,8 @@
 use super::handle::{Seat, Shard, ShardIo};
 use super::local::Work;
 use crate::loop_::event_loop::EventLoop;
-use crate::loop_::handle::Scheduled;
+use crate::loop_::handle::{RunBy, Scheduled};
+use crate::loop_::overrides::Overrides;
 use crate::loop_::watches::Watches;
 use crate::py::error::os_error;
 use crate::py::ffi;
@@ -64,6 +65,8 @@ enum Failure {
     SignalHandler(PyErr),
     /// The kernel did not tell which descriptors are ready, or did not set the alarm.
     Kernel(PyErr),
+    /// The program's clock raised it, see [`EventLoop::now`]. As in asyncio it ends the run.
+    Clock(PyErr),
 }
 
 impl From<Interrupt> for Failure {
@@ -76,7 +79,7 @@ impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Interrupt(interrupt) => interrupt.into(),
-            Failure::SignalHandler(error) | Failure::Kernel(error) => error,
+            Failure::SignalHandler(error) | Failure::Kernel(error) | Failure::Clock(error) => error,
         }
     }
 }
@@ -206,7 +209,8 @@ impl Shard {
             return Ok(if matches!(role, Role::Worker(_)) { Wait::Never } else { Wait::Forever });
         }
         self.counters.begin_iteration();
-        let iteration = self.begin_iteration(py, &io.watches)?;
+        let end_time = EventLoop::end_time(event_loop).map_err(Failure::Clock)?;
+        let iteration = self.begin_iteration(py, &io.watches, end_time)?;
         // What comes from outside wakes tasks; they run in the same iteration.
         let mut may_wake = iteration.events + iteration.arrived > 0;
         self.gathering(py, || self.run_due(event_loop, iteration))?;
@@ -218,7 +222,8 @@ impl Shard {
             if self.is_retired() {
                 return Ok(Wait::Poll);
             }
-            match self.settle(py, io).map_err(|error| Failure::kernel(py, &error))? {
+            let timeout = self.timeout(event_loop).map_err(Failure::Clock)?;
+            match self.settle(py, io, timeout).map_err(|error| Failure::kernel(py, &error))? {
                 Settled::Parked => {
                     self.counters.park();
                     return Ok(Wait::Park);
@@ -232,8 +237,13 @@ impl Shard {
         }
     }
 
-    /// Takes what the wait brought.
-    fn begin_iteration(&self, py: Python<'_>, watches: &Watches) -> Result<Iteration, Failure> {
+    /// Takes what the wait brought. `end_time` is that of [`EventLoop::end_time`].
+    fn begin_iteration(
+        &self,
+        py: Python<'_>,
+        watches: &Watches,
+        end_time: Option<f64>,
+    ) -> Result<Iteration, Failure> {
         let begun = self.with_local(|local| {
             let left_over = local.ready.len();
             local.take_events();
@@ -245,7 +255,7 @@ impl Shard {
             if has_mail {
                 self.inbox.drain_some_into(TAKEN_PER_ITERATION, &mut local.ready);
             }
-            local.collect_due_timers();
+            local.collect_due_timers(end_time);
             let iteration = Iteration {
                 left_over,
                 arrived: local.ready.len() - left_over,
@@ -316,6 +326,7 @@ impl Shard {
     /// or after the one that makes it wait for long.
     fn run_ready(&self, event_loop: &Bound<'_, EventLoop>, count: usize) -> Result<(), Interrupt> {
         let py = event_loop.py();
+        let way = RunBy::now(py);
         let mut sent_at = if count > 1 { clock::now() } else { 0.0 };
         for left in (0..count).rev() {
             let Some(Some(work)) = self.with_local(|local| local.ready.pop_front()) else {
@@ -326,7 +337,9 @@ impl Shard {
                 self.send_unsent(py)?;
             }
             match work {
-                Work::Run(handle) => event_loop.get().run_handle(event_loop, handle.bind(py))?,
+                Work::Run(handle) => {
+                    event_loop.get().run_handle(event_loop, handle.bind(py), way)?;
+                }
                 Work::Operate(pending) => pending.retry(event_loop)?,
                 Work::RunForeign(handle) => {
                     EventLoop::run_foreign_handle(event_loop, handle.bind(py))?;
@@ -364,9 +377,27 @@ impl Shard {
         Ok(())
     }
 
+    /// How long the next timer is to be waited for by the program's clock, in seconds, if nothing is ready.
+    /// `None` if there is none, or if the clock is the loop's own.
+    ///
+    /// # Errors
+    /// What the program's clock raises.
+    fn timeout(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<Option<f64>> {
+        if !Overrides::of(event_loop).has_clock() {
+            return Ok(None);
+        }
+        let next = self.with_local(|local| {
+            if local.ready.is_empty() { local.timers.next_deadline() } else { None }
+        });
+        match next.flatten() {
+            Some(deadline) => Ok(Some(deadline - EventLoop::now(event_loop)?)),
+            None => Ok(None),
+        }
+    }
+
     /// Finds out whether the iteration may end in a wait that blocks. If so, the alarm is set and the next
-    /// push from elsewhere wakes the shard.
-    fn settle(&self, py: Python<'_>, io: &ShardIo) -> io::Result<Settled> {
+    /// push from elsewhere wakes the shard. `timeout` is that of [`Shard::timeout`].
+    fn settle(&self, py: Python<'_>, io: &ShardIo, timeout: Option<f64>) -> io::Result<Settled> {
         let ready = self.with_local(|local| {
             // A descriptor that was ready may still be: only the kernel knows whether its callback
             // left something behind.
@@ -380,7 +411,10 @@ impl Shard {
             if !local.ready.is_empty() {
                 return Ok(Settled::Ready(local.ready.len()));
             }
-            if let Some(deadline) = local.next_alarm() {
+            if timeout.is_some_and(|timeout| timeout <= 0.0) {
+                return Ok(Settled::Pushed);
+            }
+            if let Some(deadline) = local.next_alarm(timeout) {
                 io.driver.alarm().set(deadline)?;
             }
             Ok(Settled::Parked)

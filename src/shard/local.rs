@@ -18,6 +18,9 @@ use std::sync::Arc;
 /// How far the clock may seem to lag behind the timer that rang, in seconds.
 const ALARM_MARGIN: f64 = 1e-3;
 
+/// How long a wait may last by a clock of the program, in seconds, as in asyncio.
+const LONGEST_TIMEOUT: f64 = 24.0 * 3600.0;
+
 /// Something for a shard to do.
 pub(crate) enum Work {
     /// Run a handle.
@@ -123,13 +126,16 @@ impl Local {
         Ok(())
     }
 
-    /// Queues the timers that are due.
-    pub(super) fn collect_due_timers(&mut self) {
+    /// Queues the timers that are due: those before `end_time` on the program's clock, if it is given,
+    /// or else those that are not later than the time.
+    pub(super) fn collect_due_timers(&mut self, end_time: Option<f64>) {
         if self.timers.is_empty() && self.alarm.is_none() {
             return;
         }
         let now = clock::now();
-        while let Some(Scheduled(handle)) = self.timers.pop_due(now) {
+        let last = end_time.map_or(now, f64::next_down);
+        while let Some(Scheduled(handle)) = self.timers.pop_due(last) {
+            handle.get().set_scheduled(false);
             self.ready.push_back(Work::Run(handle));
         }
         // An alarm that may have rung is set again before the next wait: the margin makes sure that
@@ -139,9 +145,13 @@ impl Local {
         }
     }
 
-    /// The deadline that the alarm has to be set to before a wait, if it has to.
-    pub(super) fn next_alarm(&mut self) -> Option<f64> {
-        let next = self.timers.next_deadline()?;
+    /// The deadline that the alarm has to be set to before a wait, if it has to: that of the next timer, or
+    /// in `timeout` seconds.
+    pub(super) fn next_alarm(&mut self, timeout: Option<f64>) -> Option<f64> {
+        let next = match timeout {
+            None => self.timers.next_deadline()?,
+            Some(timeout) => clock::now() + timeout.min(LONGEST_TIMEOUT),
+        };
         if self.alarm.is_some_and(|alarm| alarm <= next) {
             return None;
         }

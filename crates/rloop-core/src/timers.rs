@@ -112,7 +112,13 @@ impl<T: Cancelled> TimerHeap<T> {
         self.entries.is_empty()
     }
 
-    /// The payloads, in no particular order.
+    /// Removes all entries and returns their payloads.
+    pub fn take(&mut self) -> Vec<T> {
+        self.cancellations = 0;
+        std::mem::take(&mut self.entries).into_iter().map(|entry| entry.payload).collect()
+    }
+
+    /// The payloads, the earliest first and the others in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().map(|entry| &entry.payload)
     }

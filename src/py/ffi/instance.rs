@@ -118,6 +118,12 @@ pub(crate) fn class_version(instance: &Bound<'_, PyAny>) -> u32 {
     version_of(instance.get_type_ptr())
 }
 
+/// The version of a class, see [`class_version`].
+#[inline]
+pub(crate) fn version_of_class(class: &Bound<'_, PyType>) -> u32 {
+    version_of(class.as_type_ptr())
+}
+
 #[inline]
 fn version_of(class: *mut ffi::PyTypeObject) -> u32 {
     // SAFETY: the caller has the class from an object that is alive, so it is, too.

@@ -2,6 +2,7 @@
 
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::Handle;
+use crate::loop_::overrides::Overrides;
 use crate::py::imports;
 use crate::py::interrupt::{self, Interrupt};
 use crate::shard::Work;
@@ -51,8 +52,26 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
         let connection_made = protocol.getattr(py, intern!(py, "connection_made"))?;
         let arguments = PyTuple::new(py, [slf.as_any()])?.unbind();
         EventLoop::schedule(&event_loop, connection_made, arguments, None)?;
-        place.home.push(Work::StartReading(transport));
+        Self::schedule_reading(slf, &event_loop, place, transport)?;
         EventLoop::schedule_waiter(&event_loop, waiter, None)
+    }
+
+    /// Schedules the start of `transport`, which is this one, behind `connection_made()`.
+    fn schedule_reading(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        place: &Place,
+        transport: Transport,
+    ) -> PyResult<()> {
+        let py = slf.py();
+        if !Overrides::of(event_loop).has_call_soon() {
+            place.home.push(Work::StartReading(transport));
+            return Ok(());
+        }
+        // As `connection_made()` goes through the program's `call_soon()`, so does this.
+        let start = slf.as_any().getattr(intern!(py, "_add_reader"))?.unbind();
+        let context = slf.get().own_context(py);
+        EventLoop::schedule(event_loop, start, PyTuple::empty(py).unbind(), context)
     }
 
     /// Calls `connection_lost(error)`.

@@ -107,14 +107,22 @@ impl StreamTransport {
         let context = || this.own_context(py);
         let arguments = PyTuple::new(py, [slf])?.unbind();
         EventLoop::schedule(&event_loop, connection_made, arguments, context())?;
-        shard.push(match failure {
-            None => Work::StartReading(Transport::Stream(slf.clone().unbind())),
+        match failure {
+            None => {
+                let transport = Transport::Stream(slf.clone().unbind());
+                Self::schedule_reading(slf, &event_loop, &this.place, transport)?;
+            }
             Some(error) => {
                 let abort = Remote::Abort(Some(error));
-                Work::Remote(Box::new(Call::Stream(slf.clone().unbind(), abort)))
+                shard.push(Work::Remote(Box::new(Call::Stream(slf.clone().unbind(), abort))));
             }
-        });
+        }
         EventLoop::schedule_waiter(&event_loop, waiter, context())
+    }
+
+    /// The name under which the start of reading is scheduled.
+    fn _add_reader(slf: &Bound<'_, Self>) {
+        Self::start_reading(slf);
     }
 
     /// asyncio's base class of such transports, for `isinstance()`.

@@ -9,7 +9,7 @@ use crate::py::ffi;
 use crate::py::interrupt::Interrupt;
 use crate::runtime::registration::{Direction, Event};
 use crate::runtime::stream::Read;
-use crate::transport::core::{Endpoint, Polled, Queueing, with_read_buffer};
+use crate::transport::core::{Endpoint, Polled, with_read_buffer};
 use crate::transport::tls::TlsProtocol;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
@@ -247,7 +247,8 @@ impl StreamTransport {
                 Self::update_interest(slf);
                 Ok(())
             }
-            Ok(false) => Self::close_here(slf),
+            // As an attribute: a program may have put another in its place.
+            Ok(false) => slf.call_method0(intern!(py, "close")).map(drop),
         }
     }
 
