@@ -21,6 +21,9 @@ from support.threads import PEER_TIMEOUT, eventually, in_thread
 TLS_VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
 SERVER_NAME = "localhost"
 
+#: Reasons that are given for a record with a wrong tag: OpenSSL's newer one is from 3.2 on.
+BROKEN_RECORD = frozenset({"DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE"})
+
 
 class Authority:
     """Issues one certificate for SERVER_NAME and 127.0.0.1, and makes contexts that trust it."""
