@@ -131,12 +131,15 @@ impl DatagramTransport {
             return Ok(());
         };
         let path = ReadPath::new(protocol.clone().unbind(), context);
-        let replaced = self.state.lock().objects.as_mut().map(|objects| {
-            (
-                std::mem::replace(&mut objects.protocol, protocol.clone().unbind()),
-                std::mem::replace(&mut objects.read_path, path),
-            )
-        });
+        let replaced = match &mut self.state.lock().objects {
+            Some(objects) => {
+                let protocol = protocol.clone().unbind();
+                let replaced = std::mem::replace(&mut objects.protocol, protocol);
+                Ok((replaced, std::mem::replace(&mut objects.read_path, path)))
+            }
+            // Dropped without the lock as well.
+            None => Err(path),
+        };
         drop(replaced);
         Ok(())
     }

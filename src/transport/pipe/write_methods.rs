@@ -90,10 +90,11 @@ impl WritePipeTransport {
 
     /// Replaces the protocol.
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) {
-        let protocol = protocol.clone().unbind();
         let replaced = {
             let mut state = self.state.lock();
-            state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.protocol, protocol))
+            let objects = state.objects.as_mut();
+            objects
+                .map(|objects| std::mem::replace(&mut objects.protocol, protocol.clone().unbind()))
         };
         drop(replaced);
     }

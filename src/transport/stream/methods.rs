@@ -163,16 +163,19 @@ impl StreamTransport {
         let receiver = Receiver::new(protocol)?;
         let replaced = {
             let mut state = self.state.lock();
-            state.objects.as_mut().map(|objects| {
-                let context = objects.read_path.context.clone_ref(protocol.py());
-                (
-                    std::mem::replace(&mut objects.protocol, protocol.clone().unbind()),
-                    std::mem::replace(
-                        &mut objects.read_path,
-                        Arc::new(ReadPath { receiver, context }),
-                    ),
-                )
-            })
+            match &mut state.objects {
+                Some(objects) => {
+                    let context = objects.read_path.context.clone_ref(protocol.py());
+                    let path = Arc::new(ReadPath { receiver, context });
+                    let protocol = protocol.clone().unbind();
+                    Ok((
+                        std::mem::replace(&mut objects.protocol, protocol),
+                        std::mem::replace(&mut objects.read_path, path),
+                    ))
+                }
+                // Dropped without the lock as well.
+                None => Err(receiver),
+            }
         };
         drop(replaced);
         Ok(())
