@@ -216,15 +216,16 @@ impl WritePipeTransport {
 
     /// Lets go of the pipe without closing it, whatever it is set to.
     #[setter(_pipe)]
-    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
+    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) -> PyResult<()> {
         let (objects, end, unsent) = {
             let mut state = slf.get().state.lock();
             state.life.end();
             (state.objects.take(), state.end.take(), state.queue.take())
         };
         drop(end);
-        drop((objects, unsent));
+        drop(unsent);
         Self::update_interest(slf);
+        objects.map_or(Ok(()), |objects| objects.let_go(slf.py()))
     }
 
     #[getter]

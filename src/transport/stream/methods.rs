@@ -10,7 +10,7 @@ use crate::py::{buffer, imports};
 use crate::runtime::stream::StreamSocket;
 use crate::shard::Work;
 use crate::transport::core::{
-    Call, Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
+    Call, Endpoint, Place, Polled, Queueing, SocketHold, Transport, checked_limits, extra_info,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -63,9 +63,10 @@ impl StreamTransport {
         // The context names the home afterwards.
         let (context, home, _) = EventLoop::home_for(event_loop, context)?;
         let home = event_loop.get().shard(home).clone();
-        let objects = Objects {
+        let mut objects = Objects {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
+            hold: SocketHold::default(),
             protocol: protocol.clone().unbind(),
             read_path: Arc::new(ReadPath { receiver: Receiver::new(protocol)?, context }),
             server,
@@ -76,7 +77,7 @@ impl StreamTransport {
             Some(extra) => extra.copy()?,
             None => PyDict::new(py),
         };
-        hold_socket(sock)?;
+        objects.hold = SocketHold::new(sock)?;
         Ok(Self {
             state: Mutex::new(StreamState::new(objects, extra.unbind())),
             place: Place::new(fd, home),
@@ -298,6 +299,17 @@ impl StreamTransport {
         let waiter = slf.get().state.lock().empty_waiter.take();
         drop(waiter);
         Self::release(slf)
+    }
+
+    /// Lets the program close a socket whose transport could not be made.
+    fn _let_go(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let held = {
+            let mut state = slf.get().state.lock();
+            let objects = state.objects.as_mut();
+            objects.map(|objects| (std::mem::take(&mut objects.hold), objects.sock.clone_ref(py)))
+        };
+        held.map_or(Ok(()), |(hold, sock)| hold.release(sock.bind(py)))
     }
 
     /// The name under which an exception of a read event is reported.
