@@ -49,6 +49,7 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
     },
     "asyncio.base_events:Server": {
         "_attach": {"3.11": "(self)", "3.13": "(self, transport)"},
+        "_backlog": "stored",
         "_detach": {"3.11": "(self)", "3.13": "(self, transport)"},
         "_sockets": "stored",
         "_waiters": "stored",
@@ -133,6 +134,16 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
         "_SelectorSocketTransport": "class",
     },
     "asyncio.selector_events:BaseSelectorEventLoop": {
+        "_accept_connection": {
+            "3.11": (
+                "(self, protocol_factory, sock, sslcontext=..., server=..., backlog=..., "
+                "ssl_handshake_timeout=..., ssl_shutdown_timeout=...)"
+            ),
+            "3.15": (
+                "(self, protocol_factory, sock, sslcontext=..., server=..., backlog=..., "
+                "ssl_handshake_timeout=..., ssl_shutdown_timeout=..., context=...)"
+            ),
+        },
         "_accept_connection2": {
             "3.11": (
                 "(self, protocol_factory, conn, extra, sslcontext=..., server=..., "
