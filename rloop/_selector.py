@@ -37,14 +37,22 @@ class WatchedDescriptors(selectors.BaseSelector):
         Raises:
             KeyError: if it is not watched.
         """
-        return super().get_key(fileobj if isinstance(fileobj, int) else fileobj.fileno())
+        keys = self.get_map()
+        for key in keys.values():
+            # A closed object does not know its number any more.
+            if key.fileobj is fileobj:
+                return key
+        try:
+            return keys[fileobj if isinstance(fileobj, int) else fileobj.fileno()]
+        except KeyError:
+            raise KeyError(f"{fileobj!r} is not registered") from None
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         """Return the watched descriptors, as they are now."""
-        keys = {}
-        for fd, readable, writable in self._event_loop._watched_descriptors():
+        keys: dict[int, selectors.SelectorKey] = {}
+        for fd, fileobj, readable, writable in self._event_loop._watched_descriptors():
             events = selectors.EVENT_READ * readable | selectors.EVENT_WRITE * writable
-            keys[fd] = selectors.SelectorKey(fd, fd, events, None)
+            keys[fd] = selectors.SelectorKey(fd if fileobj is None else fileobj, fd, events, None)
         return keys
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ use crate::loop_::homes::Homes;
 use crate::loop_::overrides::Overrides;
 use crate::loop_::owner::Owner;
 use crate::loop_::tasks;
-use crate::loop_::watches::{Side, Waiter};
+use crate::loop_::watches::{Waiter, Watches};
 use crate::py::error::OrOsError;
 use crate::py::ffi;
 use crate::py::imports;
@@ -26,8 +26,9 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyContext, PyDict, PyFloat, PyTuple};
+use pyo3::types::{PyContext, PyDict, PyFloat, PyInt, PyTuple};
 use rloop_core::placement::Load;
+use rloop_core::watches::Side;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +52,7 @@ pub(crate) struct EventLoop {
     main: Arc<Shard>,
     /// What a loop of several shards has besides; set before the loop first runs, or never.
     crew: OnceLock<Crew>,
+    watches: Watches,
     debug: AtomicBool,
     closed: AtomicBool,
     stopping: AtomicBool,
@@ -392,6 +394,7 @@ impl EventLoop {
         for shard in self.shards() {
             drop(shard.take_all());
         }
+        drop(self.watches.clear());
     }
 
     /// # Errors
@@ -420,11 +423,13 @@ impl EventLoop {
     ) -> PyResult<Py<Handle>> {
         let this = slf.get();
         this.check_closed()?;
-        let fd = descriptor(fd)?;
-        let handle = Py::new(slf.py(), Handle::new(slf, callback, arguments, context)?)?;
-        let waiter = Waiter::Callback(handle.clone_ref(slf.py()));
-        let replaced = this.set_waiter(fd, side, handle.get().home(), waiter)?;
-        cancel(slf.py(), replaced.or_os_error(slf.py())?)?;
+        let (py, object) = (slf.py(), fd);
+        let fd = this.watched_number(object)?;
+        let handle = Py::new(py, Handle::new(slf, callback, arguments, context)?)?;
+        let waiter = Waiter::Callback(handle.clone_ref(py));
+        let object = (!object.is_instance_of::<PyInt>()).then(|| object.clone().unbind());
+        let replaced = this.set_waiter(fd, side, handle.get().home(), waiter, object)?;
+        cancel(py, replaced.or_os_error(py)?)?;
         Ok(handle)
     }
 
@@ -433,47 +438,43 @@ impl EventLoop {
         if this.closed.load(Ordering::Acquire) {
             return Ok(false);
         }
-        let removed = this.unwatch_side(descriptor(fd)?, side);
+        let removed = this.watches.remove(this, this.watched_number(fd)?, side);
         cancel(slf.py(), removed.or_os_error(slf.py())?)
     }
 
-    /// Lets `waiter` wait for a descriptor on shard `home`, in place of the waiter it returns.
+    /// The number of an object that was or is to be watched. A closed one does not know its number any
+    /// more, and is found by its identity, as in `selectors`.
+    ///
+    /// # Errors
+    /// `ValueError`, worded as selectors words it.
+    fn watched_number(&self, object: &Bound<'_, PyAny>) -> PyResult<RawFd> {
+        descriptor(object).or_else(|error| self.watches.number_of(object).ok_or(error))
+    }
+
+    /// Lets `waiter` wait for a descriptor on shard `home`, in place of the waiter it returns. `object` is
+    /// what the program gave for the number, unless that was a number.
     pub(crate) fn set_waiter(
         &self,
         fd: RawFd,
         side: Side,
         home: u16,
         waiter: Waiter,
+        object: Option<Py<PyAny>>,
     ) -> PyResult<io::Result<Option<Waiter>>> {
-        let io = self.shard(home).io()?;
-        let mut released = Vec::new();
-        let replaced = {
-            // Locked until the registries are changed; those who are released are dropped after.
-            let mut watchers = self.crew().map(|crew| crew.watchers.lock());
-            let previous = watchers.as_mut().and_then(|map| map.insert((fd, side), home));
-            let moved = match previous {
-                Some(previous) if previous != home => self.shard(previous).unwatch(fd, side),
-                _ => Ok(None),
-            };
-            moved.and_then(|moved| Ok(io.watches.set(fd, side, waiter, &mut released)?.or(moved)))
-        };
-        drop(released);
-        Ok(replaced)
+        // Refuses a closed loop.
+        self.shard(home).io()?;
+        Ok(self.watches.set(self, fd, side, home, waiter, object))
     }
 
-    fn unwatch_side(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
-        let mut watchers = self.crew().map(|crew| crew.watchers.lock());
-        let home = match &mut watchers {
-            None => Some(0),
-            Some(map) => map.remove(&(fd, side)),
-        };
-        home.map_or(Ok(None), |home| self.shard(home).unwatch(fd, side))
+    /// The registry of watched descriptors.
+    pub(crate) fn watches(&self) -> &Watches {
+        &self.watches
     }
 
     /// Forgets the callbacks of a descriptor that now belongs to a transport.
     pub(crate) fn evict(&self, py: Python<'_>, fd: RawFd) -> PyResult<()> {
         for side in [Side::Reader, Side::Writer] {
-            cancel(py, self.unwatch_side(fd, side).or_os_error(py)?)?;
+            cancel(py, self.watches.remove(self, fd, side).or_os_error(py)?)?;
         }
         Ok(())
     }
@@ -528,6 +529,7 @@ impl EventLoop {
             number,
             main: Arc::new(Shard::new(number, 0).or_os_error(args.py())?),
             crew: OnceLock::new(),
+            watches: Watches::default(),
             debug: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -921,21 +923,9 @@ impl EventLoop {
         sock::forget(slf, sock, future)
     }
 
-    /// The watched descriptors as (fd, has a reader, has a writer).
-    fn _watched_descriptors(&self) -> PyResult<Vec<(RawFd, bool, bool)>> {
-        let mut watched: Vec<(RawFd, bool, bool)> = Vec::new();
-        for shard in self.shards() {
-            for (fd, reader, writer) in shard.io()?.watches.descriptors() {
-                match watched.iter_mut().find(|(other, ..)| *other == fd) {
-                    Some((_, has_reader, has_writer)) => {
-                        *has_reader |= reader;
-                        *has_writer |= writer;
-                    }
-                    None => watched.push((fd, reader, writer)),
-                }
-            }
-        }
-        Ok(watched)
+    /// The watched descriptors as (fd, the object that was given for it, has a reader, has a writer).
+    fn _watched_descriptors(&self, py: Python<'_>) -> Vec<(RawFd, Option<Py<PyAny>>, bool, bool)> {
+        self.watches.descriptors(py)
     }
 
     /// The timers, the next one first, and those that were cancelled and are still kept among them.
@@ -1045,6 +1035,7 @@ impl EventLoop {
             return Ok(());
         }
         visit.call(self.transports.get())?;
+        self.watches.visit(&visit)?;
         self.shards().try_for_each(|shard| shard.visit(&visit))
     }
 

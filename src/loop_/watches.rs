@@ -1,37 +1,45 @@
-//! Which handle or socket operation waits for which descriptor.
+//! The registry of watched descriptors: the handles and socket operations that wait for each of them, and
+//! the shards that these belong to.
 //!
-//! The registry is shared: any thread may add and remove, and the kernel wakes the shard when a new
-//! descriptor is ready at once. Each request to the kernel has a generation, so that an event of a
-//! descriptor that was closed and opened again meanwhile is not taken for one of its successor.
+//! # Theory of operation
 //!
-//! A descriptor with a handle of `add_reader` or `add_writer` is watched until that is removed; one
-//! that only operations wait for is watched for one event, after which whoever ran the operation
-//! calls [`Watches::renew`] or [`Watches::finish`].
+//! The loop has one registry, whatever the number of its shards. Any thread may add and remove, and any
+//! shard finds the waiters of its events in it. The map is papaya's: nobody waits for a lock to find a
+//! descriptor. Each descriptor has a lock of its own, which orders the changes to the sets of the kernel
+//! ([`Descriptor`] decides on them); the kernel wakes a shard whose set gets a descriptor that is ready.
+//!
+//! A map that is read without a lock drops what was removed from it later, on any thread, attached or not.
+//! So nothing is removed: an entry stays for as long as the registry lives, empty or not, and Python
+//! objects are taken out of entries, and dropped by the caller after the lock was let go of. There are as
+//! many entries as numbers that were ever watched, which the limit of open files bounds.
 
+use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::Handle;
-use crate::runtime::poller::{Poller, Ready, Token, Watched};
+use crate::runtime::poller::{Poller, Token};
 use crate::sock::Pending;
+use papaya::HashMap;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use rloop_core::sync::Mutex;
+use rloop_core::watches::{Descriptor, Ready, Sets, Side, Waits, Watched};
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-/// Which of a descriptor's two directions is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Side {
-    Reader,
-    Writer,
-}
-
-/// Who waits for a direction of a descriptor.
+/// Something that waits for a direction of a descriptor.
 pub(crate) enum Waiter {
     /// The handle of `add_reader` or `add_writer`, run at each iteration that finds it ready.
     Callback(Py<Handle>),
     /// An operation of a `sock_*` method.
     Operation(Arc<Pending>),
+}
+
+impl Waits for Waiter {
+    fn stays(&self) -> bool {
+        matches!(self, Self::Callback(_))
+    }
 }
 
 impl Waiter {
@@ -56,245 +64,279 @@ impl Waiter {
     }
 }
 
-/// What the kernel was last asked about a descriptor. It forgets one that is closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Request {
-    /// Nothing, or to stop watching it.
-    #[default]
-    None,
-    /// To watch it.
-    Standing,
-    /// To watch it for one event, which has come.
-    Served,
-}
-
-/// What is known about a descriptor number.
+/// The waiters for a descriptor number.
 #[derive(Default)]
-struct Watch {
-    /// Of the last request.
-    generation: u32,
-    request: Request,
-    reader: Option<Waiter>,
-    writer: Option<Waiter>,
+struct Known {
+    descriptor: Descriptor<Waiter>,
+    /// The object that was given to `add_reader` or `add_writer` when nothing was watched, if it was not a
+    /// number: a closed object is found by it, as in `selectors`.
+    object: Option<Py<PyAny>>,
 }
 
-impl Watch {
-    fn slot(&mut self, side: Side) -> &mut Option<Waiter> {
-        match side {
-            Side::Reader => &mut self.reader,
-            Side::Writer => &mut self.writer,
-        }
-    }
+/// The lock guards the waiters, and orders the changes to the sets of the kernel.
+type Entry = Arc<Mutex<Known>>;
 
-    fn into_waiters(self) -> impl Iterator<Item = Waiter> {
-        self.reader.into_iter().chain(self.writer)
-    }
-
-    fn is_watched(&self) -> bool {
-        self.reader.is_some() || self.writer.is_some()
-    }
-
-    /// Asks the kernel for what the waiters want.
-    fn ask(&mut self, poller: &Poller, fd: RawFd) -> io::Result<()> {
-        let has_callback = |slot: &Option<Waiter>| matches!(slot, Some(Waiter::Callback(_)));
-        let watched = Watched {
-            readable: self.reader.is_some(),
-            writable: self.writer.is_some(),
-            once: !has_callback(&self.reader) && !has_callback(&self.writer),
-        };
-        // An event that answers an earlier request is not for those who wait now.
-        self.generation = self.generation.wrapping_add(1);
-        let token = Token { fd, generation: self.generation };
-        // Also when nothing seems to change: the number may mean another file by now.
-        match self.request {
-            Request::None => poller.add(token, watched)?,
-            Request::Standing | Request::Served => poller.modify(token, watched)?,
-        }
-        self.request = Request::Standing;
-        Ok(())
-    }
-}
-
-/// The registry. The lock guards the list and orders the changes to the poller.
+/// The registry.
+#[derive(Default)]
 pub(crate) struct Watches {
-    poller: Poller,
-    by_descriptor: Mutex<Vec<Watch>>,
+    by_descriptor: HashMap<RawFd, Entry, Spread>,
+}
+
+/// The sets of a loop, as far as one descriptor is concerned.
+struct SetsOfLoop<'a> {
+    event_loop: &'a EventLoop,
+    fd: RawFd,
+}
+
+impl SetsOfLoop<'_> {
+    /// A loop that was closed meanwhile has no sets.
+    fn with(&self, home: u16, operation: impl FnOnce(&Poller) -> io::Result<()>) -> io::Result<()> {
+        let io = self.event_loop.shard(home).open_io();
+        io.map_or(Ok(()), |io| operation(&io.poller))
+    }
+}
+
+impl Sets for SetsOfLoop<'_> {
+    type Error = io::Error;
+
+    fn add(&self, home: u16, generation: u32, watched: Watched) -> io::Result<()> {
+        self.with(home, |poller| poller.add(Token { fd: self.fd, generation }, watched))
+    }
+
+    fn modify(&self, home: u16, generation: u32, watched: Watched) -> io::Result<()> {
+        self.with(home, |poller| poller.modify(Token { fd: self.fd, generation }, watched))
+    }
+
+    fn remove(&self, home: u16) -> io::Result<()> {
+        self.with(home, |poller| poller.remove(self.fd))
+    }
 }
 
 impl Watches {
-    /// Creates the registry; the caller has entered the runtime.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { poller: Poller::new()?, by_descriptor: Mutex::default() })
-    }
-
-    /// Lets `waiter` wait for `fd`, in place of the waiter it returns. What a failure makes the
-    /// registry forget goes to `released`, so that the caller drops it when it holds no lock.
+    /// Lets `waiter` wait for `fd` on shard `home`, in place of the waiter that it returns. `object` is
+    /// what the program gave for the number.
     ///
     /// # Errors
-    /// What the kernel answers: `EBADF` for a closed descriptor, and for one that cannot be polled
-    /// `EPERM` on Linux, `EINVAL` among others on macOS.
+    /// The kernel's refusal: `EBADF` for a closed descriptor, and for one that cannot be polled `EPERM` on
+    /// Linux, `EINVAL` among others on macOS. Then nothing waits for the descriptor any more.
     pub(crate) fn set(
         &self,
+        event_loop: &EventLoop,
         fd: RawFd,
         side: Side,
+        home: u16,
         waiter: Waiter,
-        released: &mut Vec<Waiter>,
+        object: Option<Py<PyAny>>,
     ) -> io::Result<Option<Waiter>> {
-        let Ok(index) = usize::try_from(fd) else {
-            released.push(waiter);
+        if fd < 0 {
             return Err(rustix::io::Errno::BADF.into());
+        }
+        // Dropped after the lock was let go of.
+        let mut released = Vec::new();
+        let entry = {
+            let map = self.by_descriptor.pin();
+            map.get_or_insert_with(fd, Entry::default).clone()
         };
-        let mut watches = self.by_descriptor.lock();
-        let mut fresh = Watch::default();
-        let known = watches.len() > index;
-        let watch = if known { &mut watches[index] } else { &mut fresh };
-        let replaced = watch.slot(side).replace(waiter);
-        if let Err(error) = watch.ask(&self.poller, fd) {
-            // As selectors does: a descriptor that cannot be watched any more is forgotten.
-            let fresh_again = Watch { generation: watch.generation, ..Watch::default() };
-            let forgotten = std::mem::replace(watch, fresh_again);
-            released.extend(forgotten.into_waiters().chain(replaced));
-            return Err(error);
-        }
-        if !known {
-            watches.resize_with(index, Watch::default);
-            watches.push(fresh);
-        }
-        Ok(replaced)
+        let mut known = entry.lock();
+        let was_watched = known.descriptor.is_watched();
+        let sets = SetsOfLoop { event_loop, fd };
+        let replaced = known.descriptor.set(side, home, waiter, &sets, &mut released);
+        let dropped = if replaced.is_err() {
+            (known.object.take(), object)
+        } else if was_watched {
+            (None, object)
+        } else {
+            (std::mem::replace(&mut known.object, object), None)
+        };
+        drop(known);
+        drop(dropped);
+        replaced
     }
 
-    /// Forgets who waits and returns it.
-    pub(crate) fn remove(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
-        self.take(fd, side, |_| true)
+    /// Forgets who waits for a side of `fd` and returns it.
+    pub(crate) fn remove(
+        &self,
+        event_loop: &EventLoop,
+        fd: RawFd,
+        side: Side,
+    ) -> io::Result<Option<Waiter>> {
+        self.take(event_loop, fd, side, |_| true)
     }
 
     /// Forgets an operation, if it still waits for `fd`.
-    pub(crate) fn finish(&self, fd: RawFd, side: Side, operation: &Arc<Pending>) -> io::Result<()> {
-        self.take(fd, side, |waiter| waiter.is(operation)).map(drop)
+    pub(crate) fn finish(
+        &self,
+        event_loop: &EventLoop,
+        fd: RawFd,
+        side: Side,
+        operation: &Arc<Pending>,
+    ) -> io::Result<()> {
+        self.take(event_loop, fd, side, |waiter| waiter.is(operation)).map(drop)
     }
 
     fn take(
         &self,
+        event_loop: &EventLoop,
         fd: RawFd,
         side: Side,
         condition: impl FnOnce(&Waiter) -> bool,
     ) -> io::Result<Option<Waiter>> {
-        let mut watches = self.by_descriptor.lock();
-        let Some(watch) = usize::try_from(fd).ok().and_then(|index| watches.get_mut(index)) else {
+        let Some(entry) = self.entry(fd) else {
             return Ok(None);
         };
-        let Some(taken) = watch.slot(side).take_if(|waiter| condition(waiter)) else {
-            return Ok(None);
+        // Dropped after the lock was let go of.
+        let mut released = Vec::new();
+        let mut known = entry.lock();
+        let sets = SetsOfLoop { event_loop, fd };
+        let taken = known.descriptor.take(side, condition, &sets, &mut released);
+        let object = if known.descriptor.is_watched() { None } else { known.object.take() };
+        drop(known);
+        drop(object);
+        taken
+    }
+
+    /// Waits for another event on behalf of an operation, if it still waits for `fd`.
+    pub(crate) fn renew(
+        &self,
+        event_loop: &EventLoop,
+        fd: RawFd,
+        side: Side,
+        operation: &Arc<Pending>,
+    ) -> io::Result<()> {
+        let Some(entry) = self.entry(fd) else {
+            return Ok(());
         };
-        let asked = if watch.is_watched() {
-            watch.ask(&self.poller, fd)
-        } else if watch.request == Request::Standing {
-            watch.request = Request::None;
-            self.poller.remove(fd)
-        } else {
-            Ok(())
-        };
-        // Dropping what was taken may run Python code.
-        drop(watches);
-        asked.map(|()| Some(taken))
+        let sets = SetsOfLoop { event_loop, fd };
+        entry.lock().descriptor.renew(side, |waiter| waiter.is(operation), &sets)
+    }
+
+    /// The number under which a closed object is watched.
+    pub(crate) fn number_of(&self, object: &Bound<'_, PyAny>) -> Option<RawFd> {
+        let map = self.by_descriptor.pin();
+        let is_it = |entry: &Entry| entry.lock().object.as_ref().is_some_and(|it| it.is(object));
+        map.iter().find(|(_, entry)| is_it(entry)).map(|(fd, _)| *fd)
     }
 
     /// The operation that `future` waits for. It probably waits for `fd`.
     pub(crate) fn pending(&self, fd: RawFd, future: &Bound<'_, PyAny>) -> Option<Arc<Pending>> {
-        let watches = self.by_descriptor.lock();
-        let probable = usize::try_from(fd).ok().and_then(|index| watches.get(index));
-        // If not, the socket was closed meanwhile.
-        for watch in probable.into_iter().chain(watches.iter()) {
-            for waiter in watch.reader.iter().chain(&watch.writer) {
-                if let Waiter::Operation(pending) = waiter
-                    && pending.is_for(future)
-                {
-                    return Some(pending.clone());
-                }
-            }
-        }
-        None
-    }
-
-    /// Waits for another event on behalf of an operation, if it still waits for `fd`.
-    pub(crate) fn renew(&self, fd: RawFd, side: Side, operation: &Arc<Pending>) -> io::Result<()> {
-        let mut watches = self.by_descriptor.lock();
-        let Some(watch) = usize::try_from(fd).ok().and_then(|index| watches.get_mut(index)) else {
-            return Ok(());
+        let search = |entry: &Entry| {
+            entry.lock().descriptor.waiters().find_map(|waiter| match waiter {
+                Waiter::Operation(pending) if pending.is_for(future) => Some(pending.clone()),
+                _ => None,
+            })
         };
-        let still_waits = watch.slot(side).as_ref().is_some_and(|waiter| waiter.is(operation));
-        if still_waits && watch.request == Request::Served {
-            watch.ask(&self.poller, fd)
-        } else {
-            Ok(())
-        }
+        // If it does not, the socket was closed meanwhile.
+        let probable = self.entry(fd).and_then(|entry| search(&entry));
+        probable.or_else(|| self.by_descriptor.pin().values().find_map(search))
     }
 
-    /// Hands those who wait for ready descriptors to `sink`. Returns false if none is left: then, and
-    /// only then, an event comes when there is one.
-    pub(crate) fn collect(&self, py: Python<'_>, mut sink: impl FnMut(Waiter)) -> io::Result<bool> {
-        self.poller.look(|ready| {
-            for waiter in self.waiters(py, &ready).into_iter().flatten() {
+    /// Hands the waiters of shard `home` whose descriptors its set finds ready to `sink`. Returns false if
+    /// none is left: then, and only then, an event comes when there is one.
+    pub(crate) fn collect(
+        &self,
+        py: Python<'_>,
+        home: u16,
+        poller: &Poller,
+        mut sink: impl FnMut(Waiter),
+    ) -> io::Result<bool> {
+        poller.look(|fd, ready| {
+            for waiter in self.waiters(py, home, fd, ready).into_iter().flatten() {
                 sink(waiter);
             }
         })
     }
 
-    fn waiters(&self, py: Python<'_>, ready: &Ready) -> [Option<Waiter>; 2] {
-        let mut watches = self.by_descriptor.lock();
-        let index = usize::try_from(ready.token.fd).ok();
-        let watch = index.and_then(|index| watches.get_mut(index));
-        match watch.filter(|watch| watch.generation == ready.token.generation) {
-            Some(watch) => {
-                if ready.was_last {
-                    watch.request = Request::Served;
-                }
-                let clone = |waiter: &Waiter| waiter.clone_ref(py);
-                [
-                    watch.reader.as_ref().filter(|_| ready.readable).map(clone),
-                    watch.writer.as_ref().filter(|_| ready.writable).map(clone),
-                ]
-            }
-            None => [None, None],
-        }
+    fn waiters(&self, py: Python<'_>, home: u16, fd: RawFd, ready: Ready) -> [Option<Waiter>; 2] {
+        let map = self.by_descriptor.pin();
+        let Some(entry) = map.get(&fd) else {
+            return [None, None];
+        };
+        let mut known = entry.lock();
+        known.descriptor.ready(home, ready).map(|waiter| waiter.map(|waiter| waiter.clone_ref(py)))
     }
 
-    /// Which descriptors are watched, for introspection.
-    pub(crate) fn descriptors(&self) -> Vec<(RawFd, bool, bool)> {
-        let watches = self.by_descriptor.lock();
-        watches
-            .iter()
-            .zip(0..)
-            .filter(|(watch, _)| watch.is_watched())
-            .map(|(watch, fd)| (fd, watch.reader.is_some(), watch.writer.is_some()))
+    /// The watched descriptors, for introspection: the number, the object that the program gave for it,
+    /// and whether it has a reader and a writer.
+    pub(crate) fn descriptors(
+        &self,
+        py: Python<'_>,
+    ) -> Vec<(RawFd, Option<Py<PyAny>>, bool, bool)> {
+        let map = self.by_descriptor.pin();
+        map.iter()
+            .filter_map(|(fd, entry)| {
+                let known = entry.lock();
+                let object = known.object.as_ref().map(|object| object.clone_ref(py));
+                let [reader, writer] = [Side::Reader, Side::Writer]
+                    .map(|side| known.descriptor.waiter(side).is_some());
+                (reader || writer).then_some((*fd, object, reader, writer))
+            })
             .collect()
     }
 
-    /// Forgets everything and returns what it held.
-    pub(crate) fn clear(&self) -> Vec<Waiter> {
-        let watches = std::mem::take(&mut *self.by_descriptor.lock());
-        let mut held = Vec::new();
-        for (watch, fd) in watches.into_iter().zip(0..) {
-            if watch.request != Request::None {
-                // Closing the set, which follows, would remove it as well.
-                drop(self.poller.remove(fd));
-            }
-            held.extend(watch.into_waiters());
+    /// Forgets everything and returns what it held. The sets, which are closed by the caller, forget it
+    /// then.
+    pub(crate) fn clear(&self) -> impl Sized + use<> {
+        let mut held = (Vec::new(), Vec::new());
+        for entry in self.by_descriptor.pin().values() {
+            let mut known = entry.lock();
+            held.0.extend(known.descriptor.clear());
+            held.1.extend(known.object.take());
         }
         held
     }
 
-    /// Visits everybody who waits, for garbage collection. Skips a registry that is in use.
+    /// Visits everything that waits, for garbage collection. Skips a descriptor that is in use.
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Some(watches) = self.by_descriptor.try_lock() else {
-            return Ok(());
-        };
-        for waiter in watches.iter().flat_map(|watch| watch.reader.iter().chain(&watch.writer)) {
-            match waiter {
-                Waiter::Callback(handle) => visit.call(handle)?,
-                Waiter::Operation(pending) => pending.visit(visit)?,
+        for entry in self.by_descriptor.pin().values() {
+            let Some(known) = entry.try_lock() else {
+                continue;
+            };
+            visit.call(&known.object)?;
+            for waiter in known.descriptor.waiters() {
+                match waiter {
+                    Waiter::Callback(handle) => visit.call(handle)?,
+                    Waiter::Operation(pending) => pending.visit(visit)?,
+                }
             }
         }
         Ok(())
+    }
+
+    fn entry(&self, fd: RawFd) -> Option<Entry> {
+        self.by_descriptor.pin().get(&fd).cloned()
+    }
+}
+
+/// Hashes descriptor numbers, which a program does not choose, by one multiplication.
+#[derive(Clone, Default)]
+struct Spread;
+
+struct SpreadHasher(u64);
+
+impl BuildHasher for Spread {
+    type Hasher = SpreadHasher;
+
+    fn build_hasher(&self) -> SpreadHasher {
+        SpreadHasher(0)
+    }
+}
+
+impl Hasher for SpreadHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_i32(i32::from(*byte));
+        }
+    }
+
+    #[inline]
+    fn write_i32(&mut self, number: i32) {
+        // The golden ratio of 64 bits. The map takes the low bits too, which a product spreads least.
+        let product =
+            (self.0 ^ u64::from(number.cast_unsigned())).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = product.rotate_left(32);
     }
 }

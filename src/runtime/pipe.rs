@@ -12,7 +12,7 @@ use crate::runtime::sys;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
-use rustix::net::SocketType;
+use socket2::{SockRef, Type};
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, RawFd};
 use tokio::io::Interest;
@@ -69,9 +69,7 @@ impl ShortRead {
     fn of(kind: Kind, fd: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(match kind {
             Kind::Pipe => Self::LeavesBytes,
-            Kind::Socket if rustix::net::sockopt::socket_type(fd)? == SocketType::STREAM => {
-                Self::Drains
-            }
+            Kind::Socket if SockRef::from(&fd).r#type()? == Type::STREAM => Self::Drains,
             Kind::Socket | Kind::Device => Self::LeavesUnknown,
         })
     }

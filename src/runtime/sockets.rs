@@ -5,6 +5,7 @@ use crate::runtime::sys;
 use rustix::buffer::Buffer;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use socket2::SockRef;
 use std::io;
 use std::os::fd::RawFd;
 
@@ -34,6 +35,15 @@ pub(crate) fn send_file(
         sys::with_descriptor(file, |file| sys::sockets::send_file(fd, file, offset, count))
     })??;
     unless_not_ready(sent)
+}
+
+/// Lets a TCP socket send small packets at once (`TCP_NODELAY`).
+///
+/// A socket of another kind refuses, and so does one whose connection was reset: reading will tell. Neither
+/// is a reason not to use it.
+pub(crate) fn send_small_packets_at_once(fd: RawFd) {
+    let set = sys::with_descriptor(fd, |fd| SockRef::from(&fd).set_tcp_nodelay(true));
+    let _is_set = matches!(set, Ok(Ok(())));
 }
 
 fn unless_not_ready<T>(result: rustix::io::Result<T>) -> io::Result<Option<T>> {

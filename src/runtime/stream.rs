@@ -7,8 +7,10 @@ use crate::runtime::registration::{Armed, Registration};
 use crate::runtime::sys::sockets::SEND;
 use rloop_core::write_queue::WriteQueue;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, Shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer};
+use socket2::SockRef;
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::os::fd::RawFd;
 use tokio::io::Interest;
 
@@ -117,8 +119,7 @@ impl StreamSocket {
 
     /// Shuts down the sending side.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        rustix::net::shutdown(self.0.io(), Shutdown::Write)?;
-        Ok(())
+        SockRef::from(self.0.io()).shutdown(Shutdown::Write)
     }
 }
 

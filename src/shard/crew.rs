@@ -13,11 +13,10 @@
 //!
 //! A descriptor's reader and its writer are watched by the shard that is home of the callback, each
 //! by its own: an epoll set is level-triggered, so the shard that sees the event has to be the one
-//! that deals with it. The crew remembers which shard that is, because any may remove it.
+//! that deals with it.
 
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::homes::Homes;
-use crate::loop_::watches::Side;
 use crate::shard::worker::Control;
 use crate::shard::{Role, Shard, coarse_now};
 use pyo3::exceptions::PyRuntimeError;
@@ -25,9 +24,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use rloop_core::placement::{Candidate, Load, Placement};
 use rloop_core::sync::Mutex;
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,8 +43,6 @@ pub(crate) struct Crew {
     halting: AtomicBool,
     /// What ends the run, from a worker.
     failure: Mutex<Option<PyErr>>,
-    /// Which shard watches a descriptor. The lock orders the changes to the shards' registries.
-    pub(crate) watchers: Mutex<HashMap<(RawFd, Side), u16>>,
     /// Decides where something new goes. The lock is held until it counts there, so that two threads
     /// do not choose by the same loads.
     placement: Mutex<Placement>,
@@ -69,7 +64,6 @@ impl Crew {
             controls: Mutex::default(),
             halting: AtomicBool::new(false),
             failure: Mutex::default(),
-            watchers: Mutex::default(),
             placement: Mutex::new(Placement::new(coarse_now(), count.into())),
         })
     }

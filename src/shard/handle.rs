@@ -5,10 +5,10 @@ use super::statistics::{Counters, Reading};
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::{Handle, Scheduled};
 use crate::loop_::owner::LoopOfShard;
-use crate::loop_::watches::{Side, Waiter, Watches};
 use crate::py::ffi;
 use crate::py::interrupt::Interrupt;
 use crate::runtime::driver::Driver;
+use crate::runtime::poller::Poller;
 use crate::runtime::process;
 use crate::transport::core::Transport;
 use crate::transport::tls::TlsProtocol;
@@ -101,18 +101,19 @@ pub(crate) struct Shard {
 
 /// The descriptors of a shard.
 pub(crate) struct ShardIo {
-    pub(crate) watches: Watches,
+    /// The descriptors of others that the kernel watches for this shard.
+    pub(crate) poller: Poller,
     pub(crate) driver: Driver,
 }
 
 impl ShardIo {
     fn new() -> io::Result<Self> {
         let driver = Driver::new()?;
-        let watches = {
+        let poller = {
             let _entered = driver.enter();
-            Watches::new()?
+            Poller::new()?
         };
-        Ok(Self { watches, driver })
+        Ok(Self { poller, driver })
     }
 }
 
@@ -167,10 +168,9 @@ impl Shard {
         self.counters.read(self.inbox.pushed(), self.load.connections())
     }
 
-    /// Forgets who waits for a descriptor and returns it.
-    pub(crate) fn unwatch(&self, fd: RawFd, side: Side) -> io::Result<Option<Waiter>> {
-        let io = self.io.lock().clone();
-        io.map_or(Ok(None), |io| io.watches.remove(fd, side))
+    /// The descriptors of the shard; `None` if the loop is closed.
+    pub(crate) fn open_io(&self) -> Option<Arc<ShardIo>> {
+        self.io.lock().clone()
     }
 
     /// The descriptors of the shard.
@@ -178,13 +178,12 @@ impl Shard {
     /// # Errors
     /// `RuntimeError` if the loop is closed.
     pub(crate) fn io(&self) -> PyResult<Arc<ShardIo>> {
-        self.io.lock().clone().ok_or_else(|| PyRuntimeError::new_err("Event loop is closed"))
+        self.open_io().ok_or_else(|| PyRuntimeError::new_err("Event loop is closed"))
     }
 
     pub(super) fn wake(&self) {
         // A closed loop has nothing to wake.
-        let io = self.io.lock().clone();
-        if let Some(io) = io {
+        if let Some(io) = self.open_io() {
             io.driver.wake();
         }
     }
@@ -391,9 +390,7 @@ impl Shard {
         let local = self.with_local(|local| std::mem::replace(local, Local::new()));
         let mut pushed = VecDeque::new();
         self.inbox.drain_into(&mut pushed);
-        let io = self.take_io();
-        let watched = io.as_ref().map(|io| io.watches.clear());
-        (local, pushed, watched, io)
+        (local, pushed, self.take_io())
     }
 
     /// The descriptors, unless they are those of the process that forked this one. Such epoll sets
@@ -411,9 +408,6 @@ impl Shard {
     /// Visits what the shard holds, for garbage collection. Skips a shard that is running, which is
     /// no garbage.
     pub(crate) fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        if let Some(io) = self.io.try_lock().and_then(|io| io.clone()) {
-            io.watches.visit(visit)?;
-        }
         let Some(parked) = self.parked.try_lock() else {
             return Ok(());
         };

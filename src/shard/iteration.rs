@@ -8,7 +8,6 @@ use super::local::Work;
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::{RunBy, Scheduled};
 use crate::loop_::overrides::Overrides;
-use crate::loop_::watches::Watches;
 use crate::py::error::os_error;
 use crate::py::ffi;
 use crate::py::ffi::Detached;
@@ -210,7 +209,7 @@ impl Shard {
         }
         self.counters.begin_iteration();
         let end_time = EventLoop::end_time(event_loop).map_err(Failure::Clock)?;
-        let iteration = self.begin_iteration(py, &io.watches, end_time)?;
+        let iteration = self.begin_iteration(event_loop, io, end_time)?;
         // What comes from outside wakes tasks; they run in the same iteration.
         let mut may_wake = iteration.events + iteration.arrived > 0;
         self.gathering(py, || self.run_due(event_loop, iteration))?;
@@ -223,7 +222,10 @@ impl Shard {
                 return Ok(Wait::Poll);
             }
             let timeout = self.timeout(event_loop).map_err(Failure::Clock)?;
-            match self.settle(py, io, timeout).map_err(|error| Failure::kernel(py, &error))? {
+            match self
+                .settle(event_loop, io, timeout)
+                .map_err(|error| Failure::kernel(py, &error))?
+            {
                 Settled::Parked => {
                     self.counters.park();
                     return Ok(Wait::Park);
@@ -240,16 +242,18 @@ impl Shard {
     /// Takes what the wait brought. `end_time` is that of [`EventLoop::end_time`].
     fn begin_iteration(
         &self,
-        py: Python<'_>,
-        watches: &Watches,
+        event_loop: &Bound<'_, EventLoop>,
+        io: &ShardIo,
         end_time: Option<f64>,
     ) -> Result<Iteration, Failure> {
+        let py = event_loop.py();
+        let watches = event_loop.get().watches();
         let begun = self.with_local(|local| {
             let left_over = local.ready.len();
             local.take_events();
             let looked_ahead = std::mem::take(&mut local.looked_ahead);
             if local.watches_active && !looked_ahead {
-                local.collect_watches(py, watches)?;
+                local.collect_watches(py, self.index(), watches, &io.poller)?;
             }
             let has_mail = self.inbox.begin();
             if has_mail {
@@ -397,12 +401,18 @@ impl Shard {
 
     /// Finds out whether the iteration may end in a wait that blocks. If so, the alarm is set and the next
     /// push from elsewhere wakes the shard. `timeout` is that of [`Shard::timeout`].
-    fn settle(&self, py: Python<'_>, io: &ShardIo, timeout: Option<f64>) -> io::Result<Settled> {
+    fn settle(
+        &self,
+        event_loop: &Bound<'_, EventLoop>,
+        io: &ShardIo,
+        timeout: Option<f64>,
+    ) -> io::Result<Settled> {
+        let py = event_loop.py();
         let ready = self.with_local(|local| {
             // A descriptor that was ready may still be: only the kernel knows whether its callback
             // left something behind.
             if local.ready.is_empty() && local.watches_active {
-                local.collect_watches(py, &io.watches)?;
+                local.collect_watches(py, self.index(), event_loop.get().watches(), &io.poller)?;
                 local.looked_ahead = !local.ready.is_empty();
                 if local.looked_ahead || local.watches_active {
                     return io::Result::Ok(Settled::Pushed);

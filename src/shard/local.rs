@@ -2,6 +2,7 @@
 
 use crate::loop_::handle::{Handle, Scheduled};
 use crate::loop_::watches::{Waiter, Watches};
+use crate::runtime::poller::Poller;
 use crate::runtime::registration::{Direction, Event, Fired};
 use crate::runtime::{clock, registration};
 use crate::sock::Pending;
@@ -116,8 +117,14 @@ impl Local {
     }
 
     /// Queues those who wait for ready descriptors.
-    pub(super) fn collect_watches(&mut self, py: Python<'_>, watches: &Watches) -> io::Result<()> {
-        self.watches_active = watches.collect(py, |waiter| {
+    pub(super) fn collect_watches(
+        &mut self,
+        py: Python<'_>,
+        home: u16,
+        watches: &Watches,
+        poller: &Poller,
+    ) -> io::Result<()> {
+        self.watches_active = watches.collect(py, home, poller, |waiter| {
             self.ready.push_back(match waiter {
                 Waiter::Callback(handle) => Work::Run(handle),
                 Waiter::Operation(pending) => Work::Operate(pending),

@@ -14,19 +14,19 @@
 
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::Handle;
-use crate::loop_::watches::{Side, Waiter};
+use crate::loop_::watches::Waiter;
 use crate::py::buffer::TARGET_OF_RECV_INTO;
 use crate::py::error::{Finally, OrOsError, os_error};
 use crate::py::interrupt::{self, Interrupt};
 use crate::py::{ffi, imports};
 use crate::runtime::sockets;
-use crate::shard::Shard;
 use crate::transport::core::{MAX_READ_SIZE, with_read_buffer};
 use pyo3::exceptions::{PyBlockingIOError, PyInterruptedError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PySlice, PyString, PyTuple};
+use rloop_core::watches::Side;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -148,7 +148,6 @@ impl<'a, 'py> Target<'a, 'py> {
         event_loop.get().check_closed()?;
         let home = event_loop.get().home_here(py)?;
         let pending = Pending {
-            shard: event_loop.get().shard(home).clone(),
             sock: self.sock.clone().unbind(),
             is_plain: self.is_plain,
             fd,
@@ -157,7 +156,7 @@ impl<'a, 'py> Target<'a, 'py> {
             future: future.clone().unbind(),
         };
         let waiter = Waiter::Operation(Arc::new(pending));
-        let replaced = event_loop.get().set_waiter(fd, side, home, waiter)?;
+        let replaced = event_loop.get().set_waiter(fd, side, home, waiter, None)?;
         if let Some(replaced) = replaced.or_os_error(py)? {
             replaced.cancel(py)?;
         }
@@ -330,7 +329,6 @@ fn unless_not_ready<'py>(
 
 /// An operation on a socket that is not ready.
 pub(crate) struct Pending {
-    shard: Arc<Shard>,
     sock: Py<PyAny>,
     is_plain: bool,
     /// The number the socket had at the beginning.
@@ -348,7 +346,7 @@ impl Pending {
         event_loop: &Bound<'_, EventLoop>,
     ) -> Result<(), Interrupt> {
         let py = event_loop.py();
-        self.try_again(py)
+        self.try_again(event_loop)
             .or_else(|error| interrupt::contain(py, error, |error| self.report(event_loop, error)))
     }
 
@@ -362,35 +360,37 @@ impl Pending {
         Handle::report(&handle, &callback, &arguments, error)
     }
 
-    fn try_again(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
+    fn try_again(self: &Arc<Self>, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+        let py = event_loop.py();
         let future = self.future.bind(py);
         // The future was cancelled; leave the data for the next reader.
         if future.call_method0(intern!(py, "done"))?.is_truthy()? {
-            return self.finish(py);
+            return self.finish(event_loop);
         }
         let sock = self.sock.bind(py);
         // The socket may have been closed, and its number given to another one.
         let attempted = file_number(sock)
             .and_then(|fd| self.operation.attempt(sock, self.is_plain.then_some(fd)));
         match attempted {
-            Ok(None) => self.renew(py),
+            Ok(None) => self.renew(event_loop),
             Ok(Some(result)) => {
                 let told = future.call_method1(intern!(py, "set_result"), (result,)).map(drop);
-                told.finally(py, self.finish(py))
+                told.finally(py, self.finish(event_loop))
             }
             Err(error) => match interrupt::reportable(py, error) {
                 Ok(error) => {
                     let told = future.call_method1(intern!(py, "set_exception"), (error,));
-                    told.map(drop).finally(py, self.finish(py))
+                    told.map(drop).finally(py, self.finish(event_loop))
                 }
-                Err(interrupt) => Err(interrupt.into()).finally(py, self.renew(py)),
+                Err(interrupt) => Err(interrupt.into()).finally(py, self.renew(event_loop)),
             },
         }
     }
 
     /// Waits for another event. The future of an operation that cannot be waited for fails.
-    fn renew(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        match self.shard.io()?.watches.renew(self.fd, self.side, self) {
+    fn renew(self: &Arc<Self>, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+        let (py, this) = (event_loop.py(), event_loop.get());
+        match this.watches().renew(this, self.fd, self.side, self) {
             Ok(()) => Ok(()),
             // The socket's own method has closed it. As in asyncio, the future stays pending.
             Err(error) if error.raw_os_error() == Some(libc::EBADF) => Ok(()),
@@ -398,13 +398,14 @@ impl Pending {
                 let future = self.future.bind(py);
                 let told =
                     future.call_method1(intern!(py, "set_exception"), (os_error(py, &error),));
-                told.map(drop).finally(py, self.finish(py))
+                told.map(drop).finally(py, self.finish(event_loop))
             }
         }
     }
 
-    fn finish(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        self.shard.io()?.watches.finish(self.fd, self.side, self).or_os_error(py)
+    fn finish(self: &Arc<Self>, event_loop: &Bound<'_, EventLoop>) -> PyResult<()> {
+        let this = event_loop.get();
+        this.watches().finish(this, self.fd, self.side, self).or_os_error(event_loop.py())
     }
 
     /// True if this is what `future` waits for.
@@ -430,14 +431,8 @@ pub(crate) fn forget(
     sock: &Bound<'_, PyAny>,
     future: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let py = sock.py();
-    let home = event_loop.get().shard(event_loop.get().home_here(py)?);
-    // A loop that was closed has forgotten everything.
-    let Ok(io) = home.io() else {
-        return Ok(());
-    };
-    match io.watches.pending(file_number(sock)?, future) {
-        Some(pending) => pending.finish(py),
+    match event_loop.get().watches().pending(file_number(sock)?, future) {
+        Some(pending) => pending.finish(event_loop),
         None => Ok(()),
     }
 }

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -285,6 +287,117 @@ async def test_a_reader_of_a_closed_descriptor_can_still_be_removed(loop: Loop) 
     await turns(2)
     assert loop.remove_reader(number) is True
     assert loop.remove_reader(number) is False
+
+
+METHODS = pytest.mark.parametrize(
+    ("add", "remove"), [("add_reader", "remove_reader"), ("add_writer", "remove_writer")]
+)
+
+
+@METHODS
+async def test_a_closed_socket_is_removed_by_its_identity(
+    loop: Loop, add: str, remove: str
+) -> None:
+    ours, peer = stream_pair("unix")
+    with peer:
+        getattr(loop, add)(ours, never_called)
+        ours.close()
+        assert getattr(loop, remove)(ours) is True
+        with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+            getattr(loop, remove)(ours)
+
+
+async def test_a_closed_socket_is_found_for_each_side(loop: Loop) -> None:
+    ours, peer = stream_pair("unix")
+    with peer, ours.dup() as twin:
+        loop.add_writer(ours, never_called)
+        loop.add_reader(ours, never_called)
+        ours.close()
+        # The duplicate keeps the file open, but the number is gone.
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            loop.remove_reader(ours)
+        assert twin.fileno() != -1
+        # As in selectors, nothing is watched any more after a request that was refused.
+        with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+            loop.remove_writer(ours)
+
+
+async def test_the_first_object_of_a_descriptor_is_the_one_that_is_found(loop: Loop) -> None:
+    ours, peer = stream_pair("unix")
+    with peer:
+        number = ours.fileno()
+        loop.add_reader(number, never_called)
+        loop.add_reader(ours, never_called)
+        ours.close()
+        with pytest.raises(ValueError, match="Invalid file descriptor: -1"):
+            loop.remove_reader(ours)
+        assert loop.remove_reader(number) is True
+
+
+async def test_an_object_is_let_go_of_with_its_last_callback(loop: Loop, pair: Pair) -> None:
+    class File:
+        def fileno(self) -> int:
+            return pair[0].fileno()
+
+    file = File()
+    reference = weakref.ref(file)
+    loop.add_reader(file, never_called)
+    loop.add_writer(file, lambda: None)
+    assert loop.remove_reader(file) is True
+    assert loop.remove_writer(file) is True
+    del file
+    await turns(2)
+    gc.collect()
+    assert reference() is None
+
+
+class Finalized:
+    """A callback that calls a function when it is dropped."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.function = function
+
+    def __call__(self) -> None:
+        """Stand in for a callback."""
+
+    def __del__(self) -> None:
+        self.function()
+
+
+@METHODS
+@pytest.mark.parametrize("how", ["replace", "remove", "refused"])
+async def test_a_callback_that_is_dropped_may_add_and_remove_others(
+    loop: Loop, pair: Pair, add: str, remove: str, how: str
+) -> None:
+    ours, peer = stream_pair("unix")
+    other = pair[0]
+    results: list[object] = []
+
+    def use_the_registry() -> None:
+        results.append(loop.remove_writer(other))
+        loop.add_writer(other, lambda: None)
+        results.append(loop.remove_reader(other))
+
+    with peer:
+        number = ours.fileno()
+        loop.add_writer(other, lambda: None)
+        getattr(loop, "add_writer" if add == "add_reader" else "add_reader")(number, lambda: None)
+        getattr(loop, add)(number, Finalized(use_the_registry))
+        if how == "replace":
+            getattr(loop, add)(number, lambda: None)
+        elif how == "remove":
+            assert getattr(loop, remove)(number) is True
+        else:
+            ours.close()
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                getattr(loop, remove)(number)
+        await turns(2)
+        gc.collect()
+        assert results == [True, False]
+        for watched in (number, other.fileno()):
+            loop.remove_reader(watched)
+            loop.remove_writer(watched)
+        ours.close()
 
 
 async def test_two_descriptors_of_one_file_are_watched_apart(loop: Loop, pair: Pair) -> None:

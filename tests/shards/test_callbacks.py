@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -193,6 +194,48 @@ def test_a_reader_that_moves_to_another_shard_loses_no_byte(run: Run[None]) -> N
 
     received = bytearray()
     homes: set[int] = set()
+    run(main())
+
+
+def test_every_shard_adds_and_removes_callbacks_of_the_same_descriptors(run: Run[None]) -> None:
+    async def change(socks: Sequence[socket.socket], seed: int) -> None:
+        loop = asyncio.get_running_loop()
+        chosen = random.Random(seed)
+        for number in range(400):
+            sock = chosen.choice(socks)
+            method = chosen.choice(["add_reader", "add_writer", "remove_reader", "remove_writer"])
+            if method.startswith("add"):
+                getattr(loop, method)(sock, called.add, rloop.current_shard())
+            else:
+                getattr(loop, method)(sock)
+            if number % 10 == 0:
+                await asyncio.sleep(0)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as stack:
+            pairs = [stack.enter_context(open_pair("unix")) for _ in range(3)]
+            socks = [ours for ours, _ in pairs]
+            for _, peer in pairs:
+                peer.send(b"x")
+            await asyncio.gather(
+                *(rloop.on_shard(shard, change(socks, shard)) for shard in range(shard_count()))
+            )
+            for sock in socks:
+                loop.remove_reader(sock)
+                loop.remove_writer(sock)
+            await on_each_shard(turns, 3)
+            called.clear()
+            await on_each_shard(turns, 3)
+            assert not called
+            for sock in socks:
+                assert loop.remove_reader(sock) is False
+                loop.add_reader(sock, called.add, "reader")
+            await eventually(lambda: called == {"reader"})
+            for sock in socks:
+                assert loop.remove_reader(sock) is True
+
+    called: set[object] = set()
     run(main())
 
 

@@ -13,4 +13,5 @@ pub mod placement;
 pub mod records;
 pub mod sync;
 pub mod timers;
+pub mod watches;
 pub mod write_queue;

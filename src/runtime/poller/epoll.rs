@@ -2,8 +2,9 @@
 //!
 //! After the event of a request for one (`EPOLLONESHOT`) the descriptor stays in the set, disarmed.
 
-use crate::runtime::poller::{EVENTS_PER_LOOK, Ready, Token, Watched};
+use crate::runtime::poller::{EVENTS_PER_LOOK, Token, event as event_of};
 use crate::runtime::sys;
+use rloop_core::watches::{Ready, Watched};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::io::Errno;
 use std::io;
@@ -71,7 +72,7 @@ pub(super) fn remove(set: BorrowedFd<'_>, fd: RawFd) -> io::Result<()> {
 }
 
 /// Hands what is ready to `sink`, without blocking. Returns false if nothing can be left.
-pub(super) fn take(set: BorrowedFd<'_>, sink: &mut impl FnMut(Ready)) -> io::Result<bool> {
+pub(super) fn take(set: BorrowedFd<'_>, sink: &mut impl FnMut(RawFd, Ready)) -> io::Result<bool> {
     let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_LOOK];
     let (events, _) = match epoll::wait(set, &mut buffer, Some(&AT_ONCE)) {
         Err(Errno::INTR) => return Ok(true),
@@ -82,9 +83,9 @@ pub(super) fn take(set: BorrowedFd<'_>, sink: &mut impl FnMut(Ready)) -> io::Res
         let flags = event.flags;
         // An error or a hang-up is reported to both callbacks, as selectors does.
         let readable = flags.intersects(!EventFlags::OUT);
-        let ready = Ready::new(event.data.u64(), readable, flags.intersects(!EventFlags::IN));
+        let (fd, ready) = event_of(event.data.u64(), readable, flags.intersects(!EventFlags::IN));
         may_be_left |= !ready.was_last;
-        sink(ready);
+        sink(fd, ready);
     }
     Ok(may_be_left)
 }

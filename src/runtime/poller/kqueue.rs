@@ -3,8 +3,9 @@
 //! It watches the two directions of a descriptor apart, and each fires an event of its own. After the
 //! event of a request for one (`EV_ONESHOT`) that direction has left the set.
 
-use crate::runtime::poller::{EVENTS_PER_LOOK, Ready, Token, Watched};
+use crate::runtime::poller::{EVENTS_PER_LOOK, Token, event as event_of};
 use crate::runtime::sys::kqueue::{self, Change, Filter};
+use rloop_core::watches::{Ready, Watched};
 use rustix::io::Errno;
 use std::io;
 use std::mem::MaybeUninit;
@@ -66,7 +67,7 @@ pub(super) fn remove(set: BorrowedFd<'_>, fd: RawFd) -> io::Result<()> {
 }
 
 /// Hands what is ready to `sink`, without blocking. Returns false if nothing can be left.
-pub(super) fn take(set: BorrowedFd<'_>, sink: &mut impl FnMut(Ready)) -> io::Result<bool> {
+pub(super) fn take(set: BorrowedFd<'_>, sink: &mut impl FnMut(RawFd, Ready)) -> io::Result<bool> {
     let mut buffer = [const { MaybeUninit::uninit() }; EVENTS_PER_LOOK];
     let events = match kqueue::take(set, &mut buffer) {
         Err(Errno::INTR) => return Ok(true),
@@ -75,9 +76,9 @@ pub(super) fn take(set: BorrowedFd<'_>, sink: &mut impl FnMut(Ready)) -> io::Res
     let mut may_be_left = events.len() == EVENTS_PER_LOOK;
     for event in events {
         let is_read = event.is_read();
-        let ready = Ready::new(event.data() as u64, is_read, !is_read);
+        let (fd, ready) = event_of(event.data() as u64, is_read, !is_read);
         may_be_left |= !ready.was_last;
-        sink(ready);
+        sink(fd, ready);
     }
     Ok(may_be_left)
 }

@@ -22,6 +22,7 @@ mod set;
 
 use crate::runtime::registration::PollerEvent;
 use crate::runtime::sys;
+use rloop_core::watches::{Ready, Watched};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -31,15 +32,6 @@ use tokio::io::unix::AsyncFd;
 
 /// How many events one look returns. More stay in the kernel for the next iteration.
 const EVENTS_PER_LOOK: usize = 256;
-
-/// What a descriptor is watched for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watched {
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// Until the first event only. A kqueue counts events of each direction apart.
-    pub(crate) once: bool,
-}
 
 /// Names a descriptor in its events: its number, and a counter that tells apart what had the number
 /// one after another.
@@ -62,26 +54,13 @@ impl Token {
         let once = if watched.once { ONCE } else { 0 };
         u64::from(self.generation) << 32 | once | low
     }
-
-    fn from_data(data: u64) -> Self {
-        Self { fd: (data & (ONCE - 1)) as RawFd, generation: (data >> 32) as u32 }
-    }
 }
 
-/// A ready descriptor.
-pub(crate) struct Ready {
-    pub(crate) token: Token,
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    /// The kernel has stopped watching it, or this direction of it.
-    pub(crate) was_last: bool,
-}
-
-impl Ready {
-    /// What an event says that came with the `data` of its request.
-    fn new(data: u64, readable: bool, writable: bool) -> Self {
-        Self { token: Token::from_data(data), readable, writable, was_last: data & ONCE != 0 }
-    }
+/// The descriptor of an event that came with the `data` of its request, and what the event tells.
+fn event(data: u64, readable: bool, writable: bool) -> (RawFd, Ready) {
+    let generation = (data >> 32) as u32;
+    let ready = Ready { generation, readable, writable, was_last: data & ONCE != 0 };
+    ((data & (ONCE - 1)) as RawFd, ready)
 }
 
 /// The set of watched descriptors.
@@ -112,9 +91,9 @@ impl Poller {
         set::remove(self.set.as_fd(), fd)
     }
 
-    /// Hands every ready descriptor to `sink`. Returns false if none is left: then, and only then, an
+    /// Hands every ready descriptor to `sink`, with what became possible. Returns false if none is left: then, and only then, an
     /// event comes when there is one.
-    pub(crate) fn look(&self, mut sink: impl FnMut(Ready)) -> io::Result<bool> {
+    pub(crate) fn look(&self, mut sink: impl FnMut(RawFd, Ready)) -> io::Result<bool> {
         let looked = self.set.try_io(Interest::READABLE, |set| {
             let may_be_left = set::take(set.as_fd(), &mut sink)?;
             if may_be_left { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }

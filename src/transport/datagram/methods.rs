@@ -7,14 +7,14 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::{ffi, imports};
 use crate::runtime::datagram::{DatagramSocket, Family};
 use crate::transport::core::{
-    Endpoint, Place, Polled, Queueing, SocketHold, Transport, checked_limits, extra_info,
+    Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
-use rloop_core::sync::Mutex;
+use rloop_core::sync::{Mutex, put};
 use std::os::fd::RawFd;
 
 #[pymethods]
@@ -50,25 +50,22 @@ impl DatagramTransport {
             None => PyDict::new(py),
         };
         let home = event_loop.get().shard(event_loop.get().home_here(py)?).clone();
-        let mut objects = Objects {
+        let objects = Objects {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
-            hold: SocketHold::default(),
             protocol: protocol.clone().unbind(),
             read_path: ReadPath::new(protocol.clone().unbind(), ffi::copy_context(py)?),
             write_context: None,
         };
-        if !extra.contains(intern!(py, "peername"))? {
-            let peer = match sock.call_method0(intern!(py, "getpeername")) {
-                Err(error) if error.is_instance_of::<PyOSError>(py) => py.None().into_bound(py),
-                peer => peer?,
-            };
-            extra.set_item(intern!(py, "peername"), peer)?;
-        }
         // An address of a connected socket is true, as for asyncio.
-        let peer = extra.get_item(intern!(py, "peername"))?;
-        let is_connected = peer.map_or(Ok(false), |peer| peer.is_truthy())?;
-        objects.hold = SocketHold::new(sock)?;
+        let is_connected = match extra.get_item(intern!(py, "peername"))? {
+            Some(peer) => peer.is_truthy()?,
+            None => match sock.call_method0(intern!(py, "getpeername")) {
+                Ok(peer) => peer.is_truthy()?,
+                Err(_) => false,
+            },
+        };
+        hold_socket(sock)?;
         let place = Place::new(fd, home);
         let socket = DatagramSocket::new(fd, place.generation);
         Ok(Self {
@@ -134,14 +131,12 @@ impl DatagramTransport {
             return Ok(());
         };
         let path = ReadPath::new(protocol.clone().unbind(), context);
-        let replaced = match &mut self.state.lock().objects {
-            Some(objects) => {
-                let protocol = protocol.clone().unbind();
-                let replaced = std::mem::replace(&mut objects.protocol, protocol);
-                Ok((replaced, std::mem::replace(&mut objects.read_path, path)))
-            }
-            // Dropped without the lock as well.
-            None => Err(path),
+        let protocol = protocol.clone().unbind();
+        let replaced = {
+            let mut state = self.state.lock();
+            let places = state.objects.as_mut().map(|it| (&mut it.protocol, &mut it.read_path));
+            let (protocol_place, path_place) = places.unzip();
+            (put(protocol_place, protocol), put(path_place, path))
         };
         drop(replaced);
         Ok(())
@@ -229,17 +224,6 @@ impl DatagramTransport {
         error: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         Self::connection_lost(slf, error)
-    }
-
-    /// Lets the program close a socket whose transport could not be made.
-    fn _let_go(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let held = {
-            let mut state = slf.get().state.lock();
-            let objects = state.objects.as_mut();
-            objects.map(|objects| (std::mem::take(&mut objects.hold), objects.sock.clone_ref(py)))
-        };
-        held.map_or(Ok(()), |(hold, sock)| hold.release(sock.bind(py)))
     }
 
     /// The name under which a socket that cannot be watched is reported.

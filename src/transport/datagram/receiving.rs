@@ -14,6 +14,7 @@ use crate::transport::core::{Endpoint, Polled};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
+use rloop_core::sync::put;
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
@@ -279,7 +280,7 @@ impl DatagramTransport {
             if !state.life.resume() {
                 return Ok(());
             }
-            state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.read_path, path))
+            put(state.objects.as_mut().map(|objects| &mut objects.read_path), path)
         };
         drop(replaced);
         Self::add_reader(slf)?;

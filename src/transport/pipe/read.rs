@@ -14,7 +14,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rloop_core::lifecycle::Lifecycle;
-use rloop_core::sync::Mutex;
+use rloop_core::sync::{Mutex, put};
 use std::io;
 
 /// A call on a transport that was made on another thread than its own.
@@ -244,7 +244,7 @@ impl ReadPipeTransport {
             if !state.life.resume() {
                 return Ok(());
             }
-            state.objects.as_mut().map(|objects| std::mem::replace(&mut objects.context, context))
+            put(state.objects.as_mut().map(|objects| &mut objects.context), context)
         };
         drop(replaced);
         Self::add_reader(slf)?;

@@ -7,10 +7,11 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::error::os_error;
 use crate::py::ffi::OneArgumentMethod;
 use crate::py::{buffer, imports};
+use crate::runtime::sockets;
 use crate::runtime::stream::StreamSocket;
 use crate::shard::Work;
 use crate::transport::core::{
-    Call, Endpoint, Place, Polled, Queueing, SocketHold, Transport, checked_limits, extra_info,
+    Call, Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -63,10 +64,9 @@ impl StreamTransport {
         // The context names the home afterwards.
         let (context, home, _) = EventLoop::home_for(event_loop, context)?;
         let home = event_loop.get().shard(home).clone();
-        let mut objects = Objects {
+        let objects = Objects {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
-            hold: SocketHold::default(),
             protocol: protocol.clone().unbind(),
             read_path: Arc::new(ReadPath { receiver: Receiver::new(protocol)?, context }),
             server,
@@ -77,7 +77,10 @@ impl StreamTransport {
             Some(extra) => extra.copy()?,
             None => PyDict::new(py),
         };
-        objects.hold = SocketHold::new(sock)?;
+        if sock.get_type().is(imports::SOCKET.get(py)?) {
+            sockets::send_small_packets_at_once(fd);
+        }
+        hold_socket(sock)?;
         Ok(Self {
             state: Mutex::new(StreamState::new(objects, extra.unbind())),
             place: Place::new(fd, home),
@@ -160,24 +163,10 @@ impl StreamTransport {
     }
 
     /// Replaces the protocol.
-    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn set_protocol(&self, py: Python<'_>, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
         let receiver = Receiver::new(protocol)?;
-        let replaced = {
-            let mut state = self.state.lock();
-            match &mut state.objects {
-                Some(objects) => {
-                    let context = objects.read_path.context.clone_ref(protocol.py());
-                    let path = Arc::new(ReadPath { receiver, context });
-                    let protocol = protocol.clone().unbind();
-                    Ok((
-                        std::mem::replace(&mut objects.protocol, protocol),
-                        std::mem::replace(&mut objects.read_path, path),
-                    ))
-                }
-                // Dropped without the lock as well.
-                None => Err(receiver),
-            }
-        };
+        let protocol = protocol.clone().unbind();
+        let replaced = self.state.lock().set_protocol(py, protocol, receiver);
         drop(replaced);
         Ok(())
     }
@@ -299,17 +288,6 @@ impl StreamTransport {
         let waiter = slf.get().state.lock().empty_waiter.take();
         drop(waiter);
         Self::release(slf)
-    }
-
-    /// Lets the program close a socket whose transport could not be made.
-    fn _let_go(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let held = {
-            let mut state = slf.get().state.lock();
-            let objects = state.objects.as_mut();
-            objects.map(|objects| (std::mem::take(&mut objects.hold), objects.sock.clone_ref(py)))
-        };
-        held.map_or(Ok(()), |(hold, sock)| hold.release(sock.bind(py)))
     }
 
     /// The name under which an exception of a read event is reported.

@@ -259,11 +259,7 @@ impl StreamTransport {
             if !state.life.resume() {
                 return Ok(());
             }
-            let old = state.objects.as_mut().map(|objects| {
-                let receiver = objects.read_path.receiver.clone_ref(slf.py());
-                std::mem::replace(&mut objects.read_path, Arc::new(ReadPath { receiver, context }))
-            });
-            (old, state.activate_reader())
+            (state.set_read_context(slf.py(), context), state.activate_reader())
         };
         drop(old_context);
         Self::update_interest(slf);

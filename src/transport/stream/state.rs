@@ -9,7 +9,6 @@ use crate::py::imports;
 use crate::py::method::Method;
 use crate::runtime::registration::{Armed, Event};
 use crate::runtime::stream::{self, Flushed, Read, Sink, StreamSocket};
-use crate::transport::core::SocketHold;
 use crate::transport::tls::TlsProtocol;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -118,7 +117,6 @@ pub(crate) struct ReadPath {
 pub(crate) struct Objects {
     pub(crate) event_loop: Py<EventLoop>,
     pub(crate) sock: Py<PyAny>,
-    pub(crate) hold: SocketHold,
     pub(crate) protocol: Py<PyAny>,
     pub(crate) read_path: Arc<ReadPath>,
     pub(crate) server: Option<Py<PyAny>>,
@@ -216,6 +214,40 @@ impl StreamState {
             )));
         }
         Ok(())
+    }
+
+    /// Replaces the protocol; returns what is to be dropped.
+    #[must_use]
+    pub(crate) fn set_protocol(
+        &mut self,
+        py: Python<'_>,
+        protocol: Py<PyAny>,
+        receiver: Receiver,
+    ) -> impl Sized + use<> {
+        let Some(objects) = &mut self.objects else {
+            return (protocol, Err(receiver));
+        };
+        let context = objects.read_path.context.clone_ref(py);
+        let path = Arc::new(ReadPath { receiver, context });
+        (
+            std::mem::replace(&mut objects.protocol, protocol),
+            Ok(std::mem::replace(&mut objects.read_path, path)),
+        )
+    }
+
+    /// Makes `context` that of the reading callbacks; returns what is to be dropped.
+    #[must_use]
+    pub(crate) fn set_read_context(
+        &mut self,
+        py: Python<'_>,
+        context: Py<PyContext>,
+    ) -> impl Sized + use<> {
+        let Some(objects) = &mut self.objects else {
+            return Err(context);
+        };
+        let receiver = objects.read_path.receiver.clone_ref(py);
+        let path = Arc::new(ReadPath { receiver, context });
+        Ok(std::mem::replace(&mut objects.read_path, path))
     }
 
     /// Makes `context` that of the writing callbacks, if something waits; returns the one to drop.

@@ -18,3 +18,13 @@ pub use monitor::Monitor;
 pub(crate) use loom::sync::atomic::AtomicU8;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::AtomicU8;
+
+/// Puts `value` in a place, if there is one. Hands back the value to drop once the lock was let go of: the
+/// one that was there, or `value` itself.
+#[must_use]
+pub fn put<T>(place: Option<&mut T>, value: T) -> T {
+    match place {
+        Some(place) => std::mem::replace(place, value),
+        None => value,
+    }
+}
