@@ -1,8 +1,8 @@
 """The Python half of the transports: what is done once per connection."""
 
 import asyncio
-import contextlib
 import contextvars
+import errno
 import socket
 import sys
 import warnings
@@ -28,6 +28,21 @@ def _describe_socket(info: dict[str, Any], sock: socket.socket) -> None:
         except OSError:
             # It has none, or is gone already.
             info["peername"] = None
+
+
+def _disable_nagle(sock: socket.socket) -> None:
+    """Have small writes sent without waiting for the acknowledgement of those before.
+
+    The native class has done this for plain sockets.
+    """
+    if type(sock) is not socket.socket and sock.family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            # macOS refuses a connection that was reset meanwhile; reading will tell. Other
+            # protocols than TCP have no such option.
+            if error.errno not in (errno.EINVAL, errno.ENOPROTOOPT):
+                raise
 
 
 @_rloop._own_native_methods
@@ -60,19 +75,18 @@ class SocketTransport(_rloop.StreamTransport):
             context: all callbacks run in it; by default each runs in a copy of the context of the
                 code that scheduled it, as before Python 3.15.
         """
-        _describe_socket(self._extra, sock)
-        if server is not None:
-            if sys.version_info >= (3, 13):
-                server._attach(self)
-            else:
-                server._attach()
-        # The base class has done this on a plain socket.
-        is_plain = type(sock) is socket.socket
-        if not is_plain and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # Fails on a connection that was reset meanwhile; reading will tell.
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._open(waiter)
+        try:
+            _describe_socket(self._extra, sock)
+            if server is not None:
+                if sys.version_info >= (3, 13):
+                    server._attach(self)
+                else:
+                    server._attach()
+            _disable_nagle(sock)
+            self._open(waiter)
+        except BaseException:
+            self._let_go()
+            raise
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         """Close the socket of a transport that nobody closed, with a ResourceWarning."""
@@ -106,8 +120,12 @@ class DatagramTransport(_rloop.DatagramTransport):
             waiter: a future that is done after ``connection_made()``.
             extra: what ``get_extra_info()`` knows beforehand.
         """
-        _describe_socket(self._extra, sock)
-        self._open(waiter)
+        try:
+            _describe_socket(self._extra, sock)
+            self._open(waiter)
+        except BaseException:
+            self._let_go()
+            raise
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         """Close the socket of a transport that nobody closed, with a ResourceWarning."""

@@ -37,13 +37,22 @@ pub(crate) fn send_file(
     unless_not_ready(sent)
 }
 
-/// Lets a TCP socket send small packets at once (`TCP_NODELAY`).
+/// Has small writes sent without waiting for the acknowledgement of those before (`TCP_NODELAY`).
 ///
-/// A socket of another kind refuses, and so does one whose connection was reset: reading will tell. Neither
-/// is a reason not to use it.
-pub(crate) fn send_small_packets_at_once(fd: RawFd) {
-    let set = sys::with_descriptor(fd, |fd| SockRef::from(&fd).set_tcp_nodelay(true));
-    let _is_set = matches!(set, Ok(Ok(())));
+/// Sockets of other kinds than TCP have no such option, and macOS refuses it to a connection that was
+/// reset meanwhile: reading will tell. Neither is a failure.
+pub(crate) fn disable_nagle(fd: RawFd) -> io::Result<()> {
+    match sys::with_descriptor(fd, |fd| SockRef::from(&fd).set_tcp_nodelay(true))? {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT | libc::EINVAL)
+            ) =>
+        {
+            Ok(())
+        }
+        set => set,
+    }
 }
 
 fn unless_not_ready<T>(result: rustix::io::Result<T>) -> io::Result<Option<T>> {

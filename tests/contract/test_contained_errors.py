@@ -421,31 +421,6 @@ def test_an_interrupt_of_a_watching_callback_leaves_the_run(
         loop.remove_reader(ours)
 
 
-async def test_a_socket_whose_close_fails_is_closed_and_reported(
-    loop: Loop, guard: LeakGuard
-) -> None:
-    calls: list[str] = []
-
-    class Unclosable(socket.socket):
-        def close(self) -> None:
-            super().close()
-            calls.append("close")
-            if len(calls) == 1:
-                fail()
-
-    protocol = RecordingProtocol()
-    with socket_of(Unclosable) as (sock, peer):
-        transport, _ = await loop.create_connection(lambda: protocol, sock=sock)
-        transport.close()
-        await protocol.called("connection_lost")
-        await eventually(lambda: guard.reports)
-        (report,) = guard.take_reports()
-        assert isinstance(report["exception"], Failure)
-        assert peer.recv(1) == b""
-        # asyncio would warn of an unclosed transport.
-        vars(transport).pop("_sock", None)
-
-
 async def test_a_full_pipe_whose_reader_goes_reaches_connection_lost(loop: Loop) -> None:
     reading, writing = os.pipe()
     protocol = RecordingProtocol()

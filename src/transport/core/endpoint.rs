@@ -255,26 +255,6 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
     }
 }
 
-/// Takes one of the socket's `_io_refs`, so that `sock.close()` by somebody else does not free the
-/// descriptor. What is no `socket.socket` has none.
-pub(crate) fn hold_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = sock.py();
-    if sock.is_instance(imports::SOCKET.get(py)?)? {
-        let references = sock.getattr(intern!(py, "_io_refs"))?;
-        sock.setattr(intern!(py, "_io_refs"), references.add(1)?)?;
-    }
-    Ok(())
-}
-
-/// Gives back what [`hold_socket`] took; a socket that was closed meanwhile is closed now.
-pub(crate) fn release_socket(sock: &Bound<'_, PyAny>) -> PyResult<()> {
-    let py = sock.py();
-    if sock.is_instance(imports::SOCKET.get(py)?)? {
-        sock.call_method0(intern!(py, "_decref_socketios"))?;
-    }
-    Ok(())
-}
-
 /// What `get_extra_info(name, default)` answers.
 pub(crate) fn extra_info(
     py: Python<'_>,

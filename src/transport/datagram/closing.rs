@@ -1,9 +1,7 @@
 //! The end of a transport, and what it has in common with that of other transports.
 
 use super::transport::DatagramTransport;
-use crate::py::error::Finally;
-use crate::transport::core::{Polled, Queueing, Transport, release_socket};
-use pyo3::intern;
+use crate::transport::core::{Polled, Queueing, Transport};
 use pyo3::prelude::*;
 use rloop_core::flow::FlowChange;
 use rloop_core::lifecycle::Lifecycle;
@@ -51,9 +49,7 @@ impl Polled for DatagramTransport {
         // In this order: the registration must not outlive the descriptor.
         drop(socket);
         Self::update_interest(slf);
-        let sock = objects.sock.bind(py);
-        let closed = sock.call_method0(intern!(py, "close")).map(drop);
-        closed.finally(py, release_socket(sock))
+        objects.hold.close(objects.sock.bind(py))
     }
 }
 

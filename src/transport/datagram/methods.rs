@@ -7,9 +7,9 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::{ffi, imports};
 use crate::runtime::datagram::{DatagramSocket, Family};
 use crate::transport::core::{
-    Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
+    Endpoint, Place, Polled, Queueing, SocketHold, Transport, checked_limits, extra_info,
 };
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -50,22 +50,25 @@ impl DatagramTransport {
             None => PyDict::new(py),
         };
         let home = event_loop.get().shard(event_loop.get().home_here(py)?).clone();
-        let objects = Objects {
+        let mut objects = Objects {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
+            hold: SocketHold::default(),
             protocol: protocol.clone().unbind(),
             read_path: ReadPath::new(protocol.clone().unbind(), ffi::copy_context(py)?),
             write_context: None,
         };
+        if !extra.contains(intern!(py, "peername"))? {
+            let peer = match sock.call_method0(intern!(py, "getpeername")) {
+                Err(error) if error.is_instance_of::<PyOSError>(py) => py.None().into_bound(py),
+                peer => peer?,
+            };
+            extra.set_item(intern!(py, "peername"), peer)?;
+        }
         // An address of a connected socket is true, as for asyncio.
-        let is_connected = match extra.get_item(intern!(py, "peername"))? {
-            Some(peer) => peer.is_truthy()?,
-            None => match sock.call_method0(intern!(py, "getpeername")) {
-                Ok(peer) => peer.is_truthy()?,
-                Err(_) => false,
-            },
-        };
-        hold_socket(sock)?;
+        let peer = extra.get_item(intern!(py, "peername"))?;
+        let is_connected = peer.map_or(Ok(false), |peer| peer.is_truthy())?;
+        objects.hold = SocketHold::new(sock)?;
         let place = Place::new(fd, home);
         let socket = DatagramSocket::new(fd, place.generation);
         Ok(Self {
@@ -224,6 +227,17 @@ impl DatagramTransport {
         error: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         Self::connection_lost(slf, error)
+    }
+
+    /// Lets the program close a socket whose transport could not be made.
+    fn _let_go(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let held = {
+            let mut state = slf.get().state.lock();
+            let objects = state.objects.as_mut();
+            objects.map(|objects| (std::mem::take(&mut objects.hold), objects.sock.clone_ref(py)))
+        };
+        held.map_or(Ok(()), |(hold, sock)| hold.release(sock.bind(py)))
     }
 
     /// The name under which a socket that cannot be watched is reported.

@@ -7,6 +7,7 @@ use crate::py::buffer::Chunk;
 use crate::py::method::Method;
 use crate::runtime::datagram::{Address, DatagramSocket};
 use crate::runtime::registration::Event;
+use crate::transport::core::SocketHold;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -47,6 +48,7 @@ impl ReadPath {
 pub(super) struct Objects {
     pub(super) event_loop: Py<EventLoop>,
     pub(super) sock: Py<PyAny>,
+    pub(super) hold: SocketHold,
     pub(super) protocol: Py<PyAny>,
     pub(super) read_path: Arc<ReadPath>,
     /// The context of the writing callbacks: a copy made when the queue last filled.

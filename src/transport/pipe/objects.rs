@@ -1,10 +1,10 @@
 //! The Python objects of an open pipe transport.
 
 use crate::loop_::event_loop::EventLoop;
-use crate::py::error::{Finally, OrOsError};
+use crate::py::error::OrOsError;
 use crate::py::ffi;
 use crate::runtime::pipe::{self, Kind};
-use crate::transport::core::{Place, hold_socket, release_socket};
+use crate::transport::core::{Place, SocketHold};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -16,6 +16,8 @@ use std::os::fd::RawFd;
 pub(super) struct Objects {
     pub(super) event_loop: Py<EventLoop>,
     pub(super) pipe: Py<PyAny>,
+    /// If the pipe is a socket.
+    pub(super) hold: SocketHold,
     pub(super) protocol: Py<PyAny>,
     /// The context of the callbacks: a copy made when the transport began, or when its reading or
     /// writing last restarted.
@@ -58,8 +60,8 @@ impl Beginning {
             pipe: pipe.clone().unbind(),
             protocol: protocol.clone().unbind(),
             context: ffi::copy_context(py)?,
+            hold: SocketHold::new(pipe)?,
         };
-        hold_socket(pipe)?;
         Ok(Self { objects, extra: extra.unbind(), place: Place::new(fd, home), kind })
     }
 }
@@ -74,11 +76,14 @@ impl Objects {
         }
     }
 
+    /// Leaves the file open.
+    pub(super) fn let_go(self, py: Python<'_>) -> PyResult<()> {
+        self.hold.release(self.pipe.bind(py))
+    }
+
     /// Closes the file.
     pub(super) fn close(self, py: Python<'_>) -> PyResult<()> {
-        let pipe = self.pipe.bind(py);
-        let closed = pipe.call_method0(intern!(py, "close")).map(drop);
-        closed.finally(py, release_socket(pipe))
+        self.hold.close(self.pipe.bind(py))
     }
 
     pub(super) fn visit(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

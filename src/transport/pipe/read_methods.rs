@@ -152,15 +152,15 @@ impl ReadPipeTransport {
 
     /// Lets go of the pipe without closing it, whatever it is set to.
     #[setter(_pipe)]
-    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
+    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) -> PyResult<()> {
         let (objects, end) = {
             let mut state = slf.get().state.lock();
             state.life.deactivate_reader();
             (state.objects.take(), state.end.take())
         };
         drop(end);
-        drop(objects);
         Self::update_interest(slf);
+        objects.map_or(Ok(()), |objects| objects.let_go(slf.py()))
     }
 
     #[getter]

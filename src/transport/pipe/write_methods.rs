@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 use rloop_core::flow::FlowControl;
 use rloop_core::lifecycle::Lifecycle;
-use rloop_core::sync::{Mutex, put};
+use rloop_core::sync::Mutex;
 use rloop_core::write_queue::WriteQueue;
 use std::os::fd::RawFd;
 
@@ -90,10 +90,11 @@ impl WritePipeTransport {
 
     /// Replaces the protocol.
     fn set_protocol(&self, protocol: &Bound<'_, PyAny>) {
-        let protocol = protocol.clone().unbind();
         let replaced = {
             let mut state = self.state.lock();
-            put(state.objects.as_mut().map(|objects| &mut objects.protocol), protocol)
+            let objects = state.objects.as_mut();
+            objects
+                .map(|objects| std::mem::replace(&mut objects.protocol, protocol.clone().unbind()))
         };
         drop(replaced);
     }
@@ -215,15 +216,16 @@ impl WritePipeTransport {
 
     /// Lets go of the pipe without closing it, whatever it is set to.
     #[setter(_pipe)]
-    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) {
+    fn set_pipe(slf: &Bound<'_, Self>, _pipe: &Bound<'_, PyAny>) -> PyResult<()> {
         let (objects, end, unsent) = {
             let mut state = slf.get().state.lock();
             state.life.end();
             (state.objects.take(), state.end.take(), state.queue.take())
         };
         drop(end);
-        drop((objects, unsent));
+        drop(unsent);
         Self::update_interest(slf);
+        objects.map_or(Ok(()), |objects| objects.let_go(slf.py()))
     }
 
     #[getter]

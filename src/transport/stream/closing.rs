@@ -2,7 +2,7 @@
 
 use super::transport::StreamTransport;
 use crate::py::error::Finally;
-use crate::transport::core::{Polled, Queueing, Transport, release_socket};
+use crate::transport::core::{Polled, Queueing, Transport};
 use pyo3::exceptions::PyConnectionError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -45,9 +45,7 @@ impl Polled for StreamTransport {
         // In this order: the registration must not outlive the descriptor.
         drop(socket);
         Self::update_interest(slf);
-        let sock = objects.sock.bind(py);
-        let closed = sock.call_method0(intern!(py, "close")).map(drop);
-        let released = release_socket(sock);
+        let closed = objects.hold.close(objects.sock.bind(py));
         let detached = match &objects.server {
             Some(server) if cfg!(Py_3_13) => {
                 server.call_method1(py, intern!(py, "_detach"), (slf,)).map(|_| ())
@@ -59,7 +57,7 @@ impl Polled for StreamTransport {
             let error = PyConnectionError::new_err("Connection is closed by peer");
             waiter.call_method1(py, intern!(py, "set_exception"), (error,)).map(drop)
         });
-        closed.finally(py, released).finally(py, detached).finally(py, told)
+        closed.finally(py, detached).finally(py, told)
     }
 
     fn abandon(slf: &Bound<'_, Self>) -> PyResult<()> {

@@ -4,14 +4,14 @@
 use super::state::{Objects, ReadPath, Receiver, StreamState};
 use super::transport::{Remote, StreamTransport};
 use crate::loop_::event_loop::EventLoop;
-use crate::py::error::os_error;
+use crate::py::error::{OrOsError, os_error};
 use crate::py::ffi::OneArgumentMethod;
 use crate::py::{buffer, imports};
 use crate::runtime::sockets;
 use crate::runtime::stream::StreamSocket;
 use crate::shard::Work;
 use crate::transport::core::{
-    Call, Endpoint, Place, Polled, Queueing, Transport, checked_limits, extra_info, hold_socket,
+    Call, Endpoint, Place, Polled, Queueing, SocketHold, Transport, checked_limits, extra_info,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -64,9 +64,10 @@ impl StreamTransport {
         // The context names the home afterwards.
         let (context, home, _) = EventLoop::home_for(event_loop, context)?;
         let home = event_loop.get().shard(home).clone();
-        let objects = Objects {
+        let mut objects = Objects {
             event_loop: event_loop.clone().unbind(),
             sock: sock.clone().unbind(),
+            hold: SocketHold::default(),
             protocol: protocol.clone().unbind(),
             read_path: Arc::new(ReadPath { receiver: Receiver::new(protocol)?, context }),
             server,
@@ -78,9 +79,9 @@ impl StreamTransport {
             None => PyDict::new(py),
         };
         if sock.get_type().is(imports::SOCKET.get(py)?) {
-            sockets::send_small_packets_at_once(fd);
+            sockets::disable_nagle(fd).or_os_error(py)?;
         }
-        hold_socket(sock)?;
+        objects.hold = SocketHold::new(sock)?;
         Ok(Self {
             state: Mutex::new(StreamState::new(objects, extra.unbind())),
             place: Place::new(fd, home),
@@ -288,6 +289,17 @@ impl StreamTransport {
         let waiter = slf.get().state.lock().empty_waiter.take();
         drop(waiter);
         Self::release(slf)
+    }
+
+    /// Lets the program close a socket whose transport could not be made.
+    fn _let_go(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let held = {
+            let mut state = slf.get().state.lock();
+            let objects = state.objects.as_mut();
+            objects.map(|objects| (std::mem::take(&mut objects.hold), objects.sock.clone_ref(py)))
+        };
+        held.map_or(Ok(()), |(hold, sock)| hold.release(sock.bind(py)))
     }
 
     /// The name under which an exception of a read event is reported.

@@ -9,6 +9,7 @@ use crate::py::imports;
 use crate::py::method::Method;
 use crate::runtime::registration::{Armed, Event};
 use crate::runtime::stream::{self, Flushed, Read, Sink, StreamSocket};
+use crate::transport::core::SocketHold;
 use crate::transport::tls::TlsProtocol;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -117,6 +118,7 @@ pub(crate) struct ReadPath {
 pub(crate) struct Objects {
     pub(crate) event_loop: Py<EventLoop>,
     pub(crate) sock: Py<PyAny>,
+    pub(crate) hold: SocketHold,
     pub(crate) protocol: Py<PyAny>,
     pub(crate) read_path: Arc<ReadPath>,
     pub(crate) server: Option<Py<PyAny>>,
