@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import threading
-from asyncio import base_events
+from asyncio import base_events, selector_events
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -61,6 +61,26 @@ class Server(base_events.Server):
             waiter = self.get_loop().create_future()
             self._waiters.append(waiter)
         await waiter
+
+
+def _backlog_of_one_attempt() -> int:
+    """Return the backlog for which the standard library tries once to accept a connection.
+
+    That is 0, or 1 on versions that try as often as the backlog says.
+    """
+    attempts: list[None] = []
+
+    class NotReady:
+        def accept(self) -> None:
+            attempts.append(None)
+            raise BlockingIOError
+
+    accept: Any = selector_events.BaseSelectorEventLoop._accept_connection  # type: ignore[attr-defined]
+    accept(None, None, NotReady(), backlog=0)
+    return 0 if attempts else 1
+
+
+BACKLOG_OF_ONE_ATTEMPT = _backlog_of_one_attempt()
 
 
 def own_socket(sock: socket.socket) -> socket.socket:

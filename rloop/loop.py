@@ -335,9 +335,10 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         asked for one connection at a time, until it accepts none.
         """
         accept = super()._accept_connection  # type: ignore[misc]
+        once = _server.BACKLOG_OF_ONE_ATTEMPT
         for _ in range(backlog + 1):
             self._accepting.has_accepted = False
-            accept(protocol_factory, sock, sslcontext, server, 0, *limits, **more)
+            accept(protocol_factory, sock, sslcontext, server, once, *limits, **more)
             if not self._accepting.has_accepted:
                 return
 
