@@ -151,8 +151,10 @@ class Side(asyncio.Protocol):
         self.lost += 1
         if self.lost > 1:
             self.sequence.broken(f"{self!r} was lost twice")
-        if exc is not None and not isinstance(exc, (OSError, *INJECTED)):
-            self.sequence.broken(f"{self!r} was lost by {exc!r}")
+        if exc is not None:
+            self.connection.disturbed = True
+            if not isinstance(exc, (OSError, *INJECTED)):
+                self.sequence.broken(f"{self!r} was lost by {exc!r}")
         self.sequence.act(self)
 
     def pause_writing(self) -> None:
