@@ -38,7 +38,18 @@ import nox
 
 ROOT = Path(__file__).parent.resolve()
 REQUIREMENTS = ROOT / "ci" / "requirements"
-LOCKS = ("bench", "build", "demo", "lint", "nox", "peers", "project", "tests", "tlsfuzzer", "zuvloop")
+LOCKS = (
+    "bench",
+    "build",
+    "demo",
+    "lint",
+    "nox",
+    "peers",
+    "project",
+    "tests",
+    "tlsfuzzer",
+    "zuvloop",
+)
 """The dependency groups of pyproject.toml that have a lock file in `REQUIREMENTS`."""
 
 CARGO_FUZZ = "0.13.2"

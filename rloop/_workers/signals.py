@@ -6,10 +6,10 @@ each worker has handlers of its own, and its thread counts as the main thread: o
 ``threading.main_thread()`` are about the worker. So ``asyncio.Runner``, uvicorn, hypercorn and
 aiohttp install the handlers that they install in a process, and end as they do there.
 
-A signal that the process receives is delivered to every worker. The main thread receives it and has
-the worker's loop write to the worker's wake-up descriptor and call the handler, between two callbacks.
-A worker whose thread runs no loop has its handler called on the main thread, unless it does nothing
-but run a loop, which then calls the handler when it starts.
+A signal that the process receives is delivered to every worker. The main thread receives it; the
+worker's loop then writes to the worker's wake-up descriptor and calls the handler, between two
+callbacks. A worker whose thread runs no loop has its handler called on the main thread, unless it
+does nothing but run a loop, which then calls the handler when it starts.
 """
 
 import collections
@@ -138,7 +138,7 @@ class Signals:
 
     def _call(self, handler: _Handler, signum: int) -> None:
         if callable(handler):
-            # Not when the signal is delivered: a handler may have been set since, with a descriptor.
+            # Not at delivery: a handler may have been set since, with a descriptor.
             self._write_to_wakeup_fd(signum)
             handler(signum, sys._getframe())
 

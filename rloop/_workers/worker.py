@@ -115,7 +115,7 @@ class Worker:
             make = lambda: self._copy.find_own(coro)(*args, **kwargs)  # noqa: E731
         else:
             raise TypeError(f"a coroutine or an asynchronous function was expected, got {coro!r}")
-        call = _Call(self, make, asyncio.get_active_loop())
+        call = _Call(self, make, asyncio.get_running_loop())
         call.send()
         return call.future
 

@@ -936,9 +936,11 @@ impl EventLoop {
         self.of_each_shard(|shard| shard.timers(py))
     }
 
-    /// Drops all timers.
-    fn _clear_timers(&self) -> PyResult<()> {
-        self.of_each_shard(Shard::take_timers).map(drop)
+    /// Drops the timers, except as `_clear_ready()`.
+    fn _clear_timers(&self) {
+        for shard in self.shards() {
+            drop(shard.take_timers());
+        }
     }
 
     /// The handles that are ready to run.
@@ -949,9 +951,12 @@ impl EventLoop {
         self.of_each_shard(|shard| shard.ready_handles(py))
     }
 
-    /// Drops the handles that are ready to run.
-    fn _clear_ready(&self) -> PyResult<()> {
-        self.of_each_shard(Shard::take_ready_handles).map(drop)
+    /// Drops the handles that are ready to run. A shard that another thread drives keeps its own: one
+    /// whose worker is stuck in a callback while the loop is closed.
+    fn _clear_ready(&self) {
+        for shard in self.shards() {
+            drop(shard.take_ready_handles());
+        }
     }
 
     /// Drops everything that is scheduled or watched. The loop is closed and stopped.

@@ -292,7 +292,9 @@ impl<W: Waits> Descriptor<W> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::cell::{Cell, RefCell};
+    use std::cell::Cell;
+    #[expect(clippy::disallowed_types, reason = "a model on one thread")]
+    use std::cell::RefCell;
     use std::collections::HashMap;
 
     const HOMES: u16 = 3;
@@ -443,29 +445,27 @@ mod tests {
                         let waiter = Waiter { number, stays };
                         let before = model[index(side)].replace((home, waiter.clone()));
                         let before = before.map(|(_, waiter)| waiter);
-                        match descriptor.set(side, home, waiter, &kernel, &mut released) {
-                            Ok(replaced) => prop_assert_eq!(replaced, before),
-                            Err(Closed) => {
-                                prop_assert!(kernel.is_closed.get());
-                                let kept = model.iter_mut().filter_map(Option::take).count();
-                                prop_assert_eq!(released.len(), kept + usize::from(before.is_some()));
-                            }
+                        if let Ok(replaced) = descriptor.set(side, home, waiter, &kernel, &mut released) {
+                            prop_assert_eq!(replaced, before);
+                        } else {
+                            prop_assert!(kernel.is_closed.get());
+                            let kept = model.iter_mut().filter_map(Option::take).count();
+                            prop_assert_eq!(released.len(), kept + usize::from(before.is_some()));
                         }
                     }
                     Step::Take(side) => {
                         let before = model[index(side)].take().map(|(_, waiter)| waiter);
-                        match descriptor.take(side, |_| true, &kernel, &mut released) {
-                            Ok(taken) => prop_assert_eq!(taken, before),
-                            Err(Closed) => {
-                                prop_assert!(kernel.is_closed.get());
-                                let kept = model.iter_mut().filter_map(Option::take).count();
-                                prop_assert_eq!(released.len(), kept + usize::from(before.is_some()));
-                            }
+                        if let Ok(taken) = descriptor.take(side, |_| true, &kernel, &mut released) {
+                            prop_assert_eq!(taken, before);
+                        } else {
+                            prop_assert!(kernel.is_closed.get());
+                            let kept = model.iter_mut().filter_map(Option::take).count();
+                            prop_assert_eq!(released.len(), kept + usize::from(before.is_some()));
                         }
                     }
                     Step::Event(home, renews) => {
                         let Some(event) = kernel.event(home) else { continue };
-                        let ready = descriptor.ready(home, event).map(|waiter| waiter.cloned());
+                        let ready = descriptor.ready(home, event).map(Option::<&Waiter>::cloned);
                         for (side, waiter) in [Side::Reader, Side::Writer].into_iter().zip(ready) {
                             let expected = model[index(side)].clone().filter(|(at, _)| *at == home);
                             prop_assert_eq!(&waiter, &expected.map(|(_, waiter)| waiter));

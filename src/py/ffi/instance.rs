@@ -183,11 +183,14 @@ fn has_name(class: &Bound<'_, PyType>, count: isize, name: &Bound<'_, PyString>)
     let names = names_of(class.as_type_ptr());
     // SAFETY: as in `count_of_names`. The field is set once.
     let index_bytes = 1usize << unsafe { (*names).log2_index_bytes };
-    // SAFETY: the indices stand behind the head, and the slots behind them, in one allocation.
-    let first = unsafe { names.cast::<u8>().add(size_of::<Names>() + index_bytes) }.cast::<Slot>();
+    // SAFETY: the indices stand behind the head, and the slots behind them, in one allocation. The
+    // interpreter pads the indices to the alignment of the slots.
+    let first: *mut Slot = unsafe { names.byte_add(size_of::<Names>() + index_bytes) }.cast();
     for index in 0..count {
         // SAFETY: there are `count` slots.
-        let shared = unsafe { (*first.offset(index)).name };
+        let slot = unsafe { first.offset(index) };
+        // SAFETY: the slot is initialized, and its name does not change.
+        let shared = unsafe { (*slot).name };
         // SAFETY: the names own what they name, and are never taken out.
         let shared = unsafe { Borrowed::from_ptr(class.py(), shared) };
         if shared.eq(name)? {
@@ -218,7 +221,8 @@ pub(crate) fn layout_is_known(py: Python<'_>) -> PyResult<bool> {
     KNOWN
         .get_or_try_init(py, || {
             let version = py.version_info();
-            Ok(version >= (3, 13) && version < (3, 16) && tried_layout_is_right(py)?)
+            Ok(((3, 13)..(3, 16)).contains(&(version.major, version.minor))
+                && tried_layout_is_right(py)?)
         })
         .copied()
 }

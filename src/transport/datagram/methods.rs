@@ -124,14 +124,14 @@ impl DatagramTransport {
     }
 
     /// Replaces the protocol.
-    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) {
         let py = protocol.py();
         let context = {
             let state = self.state.lock();
             state.objects.as_ref().map(|objects| objects.read_path.context.clone_ref(py))
         };
         let Some(context) = context else {
-            return Ok(());
+            return;
         };
         let path = ReadPath::new(protocol.clone().unbind(), context);
         let protocol = protocol.clone().unbind();
@@ -142,7 +142,6 @@ impl DatagramTransport {
             (put(protocol_place, protocol), put(path_place, path))
         };
         drop(replaced);
-        Ok(())
     }
 
     /// The current protocol.

@@ -69,7 +69,7 @@ impl ReadPipeTransport {
     }
 
     /// Replaces the protocol.
-    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn set_protocol(&self, protocol: &Bound<'_, PyAny>) {
         let replaced = {
             let mut state = self.state.lock();
             let objects = state.objects.as_mut();
@@ -77,7 +77,6 @@ impl ReadPipeTransport {
                 .map(|objects| std::mem::replace(&mut objects.protocol, protocol.clone().unbind()))
         };
         drop(replaced);
-        Ok(())
     }
 
     /// The current protocol.

@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_offer_is_answered() {
-        let too_long = [&[22, 3, 1, 0x40, 1][..], &[CLIENT_HELLO; 0x4001]].concat();
+        let too_long = [&[22, 3, 1, 0x40, 1][..], &vec![CLIENT_HELLO; 0x4001]].concat();
         let cases: [(&[u8], Option<u8>); 4] = [
             (&[21, 3, 1, 0, 0], Some(alert::UNEXPECTED_MESSAGE)),
             (&too_long, Some(alert::RECORD_OVERFLOW)),
