@@ -70,12 +70,6 @@ mod _rloop {
         ffi::set_dict_class(mapping, cls)
     }
 
-    /// Raises an exception of that class in another thread, between two bytecodes.
-    #[pyfunction]
-    fn _raise_in_thread(thread: std::ffi::c_ulong, cls: &Bound<'_, PyType>) {
-        ffi::raise_in_thread(thread, cls);
-    }
-
     #[pymodule_init]
     fn finish_classes(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();

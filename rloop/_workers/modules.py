@@ -159,6 +159,7 @@ class Copies:
         self._copies: list[Copy] = [self._host]
         self._import_lock = threading.Lock()
         self._importer: int | None = None
+        self._not_found: dict[int, str] = {}
 
     def install(self) -> None:
         """Let each worker have its own modules from here on."""
@@ -257,6 +258,10 @@ class Copies:
         thread = threading.get_ident()
         if current.own_worker() is None or self._importer == thread:
             return default
+        if self._not_found.get(thread) == name:
+            # importlib asks again with its own lock, which must not be held while waiting for ours.
+            del self._not_found[thread]
+            return default
         with self._import_lock:
             self._importer = thread
             try:
@@ -265,6 +270,7 @@ class Copies:
                 if error.name != name:
                     raise
                 # importlib looks again, and says so or not, as it was asked.
+                self._not_found[thread] = name
                 return default
             finally:
                 self._importer = None
@@ -377,7 +383,8 @@ class _Modules(dict[str, Any]):
 
     def copy(self) -> dict[str, Any]:
         """Return what the calling thread sees."""
-        return {**dict.copy(self), **_own_modules()}
+        # dict.copy() of a subclass would come back here.
+        return {**dict(list(dict.items(self))), **_own_modules()}
 
     def keys(self) -> Any:
         """Return the names that the calling thread sees now."""

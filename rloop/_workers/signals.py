@@ -7,9 +7,9 @@ each worker has handlers of its own, and its thread counts as the main thread: o
 aiohttp install the handlers that they install in a process, and end as they do there.
 
 A signal that the process receives is delivered to every worker. The main thread receives it; the
-worker's loop then writes to the worker's wake-up descriptor and calls the handler, between two
-callbacks. A worker whose thread runs no loop has its handler called on the main thread, unless it
-does nothing but run a loop, which then calls the handler when it starts.
+worker's loop writes to its wake-up descriptor and calls the handler, between two callbacks. For a
+worker whose thread runs no TokioLoop, the main thread calls the handler. A default handler, which
+would end the worker, waits until the worker runs a loop.
 """
 
 import collections
@@ -18,11 +18,11 @@ import os
 import signal
 import sys
 import threading
+from asyncio.log import logger
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from rloop import _rloop
 from rloop._workers import current
 from rloop._workers.replacements import Replacements
 
@@ -138,20 +138,24 @@ class Signals:
 
     def _call(self, handler: _Handler, signum: int) -> None:
         if callable(handler):
-            # Not at delivery: a handler may have been set since, with a descriptor.
+            # Not on delivery: a handler may have been set since, with a descriptor.
             self._write_to_wakeup_fd(signum)
             handler(signum, sys._getframe())
 
     def _run_on_main_thread(self) -> None:
-        """Call the handlers for a worker that runs no loop; what they raise ends the worker."""
+        """Call the handlers for a worker that runs no loop, except those that would end it."""
         own = current.own_worker()
         current.enter(self._worker)
         try:
-            self.run_pending()
-        except BaseException as error:
-            thread = self._worker._thread
-            if thread.ident is not None:
-                _rloop._raise_in_thread(thread.ident, type(error))
+            for signum in list(self._pending):
+                handler = self.get(signum)
+                if handler not in (signal.SIG_DFL, signal.default_int_handler):
+                    self._pending.remove(signum)
+                    self._call(handler, signum)
+        except BaseException:
+            # It cannot be raised in the worker: an exception that appears in the middle of a
+            # statement there may leave the interpreter's import lock locked.
+            logger.exception("A signal handler of %r failed", self._worker)
         finally:
             current.leave()
             if own is not None:

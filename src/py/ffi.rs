@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyContext, PyDict, PyString, PyTuple, PyType};
 use pyo3::{PyTypeInfo, ffi};
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_ulong, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem::{ManuallyDrop, MaybeUninit};
 
 /// A thread that is detached from Python and attaches for short spells.
@@ -271,13 +271,6 @@ pub(crate) fn set_dict_class(dict: &Bound<'_, PyDict>, class: &Bound<'_, PyType>
 fn is_heap_type(class: &Bound<'_, PyType>) -> bool {
     // SAFETY: `class` is a type object.
     unsafe { ffi::PyType_HasFeature(class.as_type_ptr(), ffi::Py_TPFLAGS_HEAPTYPE) != 0 }
-}
-
-/// Raises an exception of that class in the thread, as soon as it runs Python code.
-pub(crate) fn raise_in_thread(thread: c_ulong, class: &Bound<'_, PyType>) {
-    // SAFETY: `class` proves that this thread is attached. The call takes a reference of its own,
-    // and does nothing if there is no such thread.
-    unsafe { ffi::PyThreadState_SetAsyncExc(thread.cast_signed(), class.as_ptr()) };
 }
 
 /// A copy of the current context, as `contextvars.copy_context()`.

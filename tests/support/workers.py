@@ -24,6 +24,11 @@ T = TypeVar("T")
 several_workers = pytest.mark.filterwarnings(r"ignore:a group of \d+ workers:RuntimeWarning")
 
 
+def say(*words: object) -> None:
+    """Print a line as one write, so that the lines of several workers do not mix."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
 def free_address() -> tuple[str, int]:
     """Return an address that nobody has bound now."""
     with socket.create_server((LOOPBACK, 0)) as sock:
@@ -96,6 +101,12 @@ class Program:
             if line in missing:
                 missing.remove(line)
 
+    def write(self, text: str) -> None:
+        """Write to the program's standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
     def send(self, signum: int) -> None:
         """Send the process a signal."""
         self.process.send_signal(signum)
@@ -125,7 +136,7 @@ def program(
         [sys.executable, "-u", *map(str, arguments)],
         cwd=folder,
         env={**inherited, "PYTHONPATH": str(tests), **(environment or {})},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.programs import run_program
-from support.workers import program, several_workers
+from support.workers import program, several_workers, write_modules
 
 pytestmark = several_workers
 
@@ -15,10 +15,7 @@ PRELUDE = """
 import asyncio, os, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
 import rloop
-
-def say(*words):
-    # One write for each line.
-    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+from support.workers import say
 """
 
 SLEEPING = (
@@ -104,29 +101,59 @@ except KeyboardInterrupt:
     assert (status, lines) == (-signal.SIGINT, ["interrupted"]), error
 
 
-def test_an_interrupt_reaches_a_worker_that_runs_no_loop(tmp_path: Path) -> None:
-    source = (
-        PRELUDE
-        + """
-from rloop._workers.group import Group
-from rloop._workers.modules import Copies
+def test_a_signal_reaches_a_worker_that_runs_another_loop(tmp_path: Path) -> None:
+    source = """
+import asyncio, rloop, signal
+from support.workers import say
 
-def body(worker):
-    try:
-        say("ready", worker.index)
-        while True:
-            time.sleep(0.001)
-    finally:
-        say("cleaned up", worker.index)
+async def main():
+    index = rloop.current_worker().index
+    asked = [asyncio.Event(), asyncio.Event()]
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(asked[0].set))
+    loop.add_signal_handler(signal.SIGUSR1, asked[1].set)
+    say("ready", index)
+    for event in asked:
+        await event.wait()
+        say("asked", index)
 
-Group(2, body, Copies()).run()
+with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+    runner.run(main())
 """
-    )
-    with program("-c", source, folder=tmp_path) as running:
+    write_modules(tmp_path, {"main.py": source})
+    with program("-m", "rloop", "--workers", "2", "main.py", folder=tmp_path) as running:
         running.wait_for("ready 0", "ready 1")
+        running.send(signal.SIGTERM)
+        running.wait_for("asked 0", "asked 1")
+        running.send(signal.SIGUSR1)
+        running.wait_for("asked 0", "asked 1")
+        assert running.end()[0] == 0
+
+
+def test_an_interrupt_waits_until_a_worker_runs_a_loop(tmp_path: Path) -> None:
+    source = """
+import asyncio, os, rloop
+from support.workers import say
+
+say("importing", rloop.current_worker().index)
+os.read(0, 1)
+
+async def main():
+    say("started")
+    await asyncio.Event().wait()
+
+try:
+    asyncio.run(main())
+finally:
+    say("cleaned up")
+"""
+    write_modules(tmp_path, {"main.py": source})
+    with program("-m", "rloop", "--workers", "2", "main.py", folder=tmp_path) as running:
+        running.wait_for("importing 0", "importing 1")
         running.send(signal.SIGINT)
+        running.write("..")
         status, lines, error = running.end()
-    assert sorted(lines) == ["cleaned up 0", "cleaned up 1"]
+    assert sorted(lines) == ["cleaned up"] * 2 + ["started"] * 2
     assert status == -signal.SIGINT, error
 
 
