@@ -322,6 +322,7 @@ class Race:
         self.gate = Gate()
         self.holds_before_report = False
         self.go: asyncio.Future[None]
+        self.ending: asyncio.Future[None]
         self.future: asyncio.Future[Any] = rloop.on_shard(1, self.inner())
         self.outer = asyncio.create_task(self.await_inner())
 
@@ -387,22 +388,32 @@ async def after_the_inner_task_ended_before_that_is_reported(race: Race) -> bool
     return was_taken
 
 
-async def end_and_block(race: Race) -> None:
-    """Let the inner task end; block this shard until all who are to hear of it have been told."""
+async def end_and_block(race: Race, action: Callable[[], bool] = bool) -> bool:
+    """Let the inner task end; block this shard until all that are to hear of it have been told.
+
+    Return the result of `action`, which is called before this shard goes on.
+    """
     reported = threading.Event()
+    results: list[bool] = []
 
     async def end() -> None:
         race.future.add_done_callback(lambda _: reported.set())
         race.go.set_result(None)
 
-    await rloop.on_shard(1, end())
-    assert reported.wait(20)
+    def block() -> None:
+        assert reported.wait(20)
+        results.append(action())
+
+    race.ending = rloop.on_shard(1, end())
+    # It runs before anything that another shard sends meanwhile.
+    race.loop.call_soon(block)
+    await eventually(lambda: results)
+    return results[0]
 
 
 @place(comes_too_late=True)
 async def after_the_report_before_the_outer_task_is_woken(race: Race) -> bool:
-    await end_and_block(race)
-    return race.cancel()
+    return await end_and_block(race, race.cancel)
 
 
 @place(comes_too_late=True)
