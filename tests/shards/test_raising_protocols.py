@@ -33,9 +33,17 @@ on_second_shard = functools.partial(rloop.on_shard, 1)
 def without_callers(seen: Seen) -> Seen:
     """Leave out who is told of an exception: a forwarded call has no caller to raise it to.
 
-    Whether a connection pauses depends on when such a call arrives.
+    Whether a connection pauses depends on when such a call arrives, and so does whether the data is
+    received at once or in parts.
     """
-    calls = [call for call in seen.calls if not call.endswith("_writing()")]
+    calls: list[str] = []
+    for call in seen.calls:
+        is_repeated = calls[-2:] == ["get_buffer()", "buffer_updated()"] and call == "get_buffer()"
+        if not call.endswith("_writing()"):
+            calls.append(call)
+        if is_repeated:
+            # One more part: it counts as the same one.
+            del calls[-3:-1]
     told = seen.reports + interrupts_first(seen).raised
     errors = sorted({error for line in told for error in re.findall(r": (\w+)", line)})
     return replace(interrupts_first(seen), reports=errors, raised=[], calls=calls)
