@@ -12,6 +12,4 @@ process per worker while a group runs:
 `group`         the workers of one run: start, failure, signals, end
 `program`       ``python -m rloop --workers``
 ==============  ==================================================================================
-
-See docs/decisions/0012-workers-see-a-process-of-their-own.md.
 """
