@@ -36,9 +36,14 @@ pub(crate) fn check(data: &Bound<'_, PyAny>) -> PyResult<()> {
     }
 }
 
+/// `data` as `bytes`, if those are the bytes that the buffer protocol gives. They do not change.
+pub(crate) fn as_bytes<'a, 'py>(data: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, PyBytes>> {
+    data.cast_exact().ok().or_else(|| data.cast().ok().filter(|bytes| ffi::exports_itself(bytes)))
+}
+
 /// The bytes of `data` as they are now. A `bytes` object is shared, anything else copied.
 pub(crate) fn snapshot(data: &Bound<'_, PyAny>) -> PyResult<SharedBytes> {
-    if let Ok(bytes) = data.cast::<PyBytes>() {
+    if let Some(bytes) = as_bytes(data) {
         return Ok(SharedBytes::new(bytes));
     }
     let copy = ffi::with_bytes(data, |bytes| ffi::new_bytes(data.py(), bytes))??;

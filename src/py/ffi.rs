@@ -469,6 +469,20 @@ pub(crate) fn new_bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'p
     Ok(unsafe { object.cast_into_unchecked() })
 }
 
+/// True if the buffer protocol gives the bytes of `object` itself. From Python 3.12 on a subclass may have
+/// a `__buffer__()` of its own.
+pub(crate) fn exports_itself(object: &Bound<'_, PyBytes>) -> bool {
+    let export_of = |class: *mut ffi::PyTypeObject| {
+        // SAFETY: `class` is the class of a live object or a static type, so it is valid. The interpreter
+        // itself reads the field without a lock.
+        let procs = unsafe { (*class).tp_as_buffer };
+        // SAFETY: the table belongs to the class. It is null for a class without a buffer.
+        let procs = unsafe { procs.as_ref() };
+        procs.and_then(|procs| procs.bf_getbuffer).map(|export| export as *const c_void)
+    };
+    export_of(object.get_type_ptr()) == export_of(PyBytes::type_object_raw(object.py()))
+}
+
 /// A `bytes` object whose bytes may be read on any thread, attached or not.
 ///
 /// Making one increments a count and does nothing else. (`PyBackedBytes` decrements it as well, which may

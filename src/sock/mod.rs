@@ -15,7 +15,7 @@
 use crate::loop_::event_loop::EventLoop;
 use crate::loop_::handle::Handle;
 use crate::loop_::watches::Waiter;
-use crate::py::buffer::TARGET_OF_RECV_INTO;
+use crate::py::buffer::{self, TARGET_OF_RECV_INTO};
 use crate::py::error::{Finally, OrOsError, os_error};
 use crate::py::interrupt::{self, Interrupt};
 use crate::py::{ffi, imports};
@@ -84,9 +84,9 @@ impl<'a, 'py> Target<'a, 'py> {
         let py = data.py();
         let fd = file_number(self.sock)?;
         let (sent, len) = if self.is_plain {
-            let (sent, len) = match data.cast::<PyBytes>() {
-                Ok(bytes) => (sockets::send(fd, bytes.as_bytes()), bytes.as_bytes().len()),
-                Err(_) => ffi::with_bytes(data, |bytes| (sockets::send(fd, bytes), bytes.len()))?,
+            let (sent, len) = match buffer::as_bytes(data) {
+                Some(bytes) => (sockets::send(fd, bytes.as_bytes()), bytes.as_bytes().len()),
+                None => ffi::with_bytes(data, |bytes| (sockets::send(fd, bytes), bytes.len()))?,
             };
             (sent.or_os_error(py)?.unwrap_or(0), len)
         } else {
@@ -94,6 +94,10 @@ impl<'a, 'py> Target<'a, 'py> {
             let sent = unless_not_ready(py, sent)?.map_or(Ok(0), |sent| sent.extract())?;
             (sent, data.len()?)
         };
+        if !data.is_exact_instance_of::<PyBytes>() {
+            // asyncio asks for it, and has no result without.
+            data.len()?;
+        }
         if sent == len {
             return Ok(py.None().into_bound(py));
         }
@@ -217,7 +221,9 @@ impl Operation {
                 let start = position.load(Ordering::Relaxed);
                 let (sent, len) = if let Some(fd) = fd {
                     let (sent, len) = ffi::with_bytes(view, |bytes| {
-                        (sockets::send(fd, &bytes[start..]), bytes.len())
+                        // A buffer of the program's may be shorter the next time.
+                        let rest = bytes.get(start..).unwrap_or_default();
+                        (sockets::send(fd, rest), bytes.len())
                     })?;
                     (sent.or_os_error(py)?.unwrap_or(0), len)
                 } else {
@@ -228,7 +234,7 @@ impl Operation {
                     (unless_not_ready(py, sent)?.map_or(Ok(0), |sent| sent.extract())?, len)
                 };
                 position.store(start + sent, Ordering::Relaxed);
-                Ok((start + sent == len).then(|| py.None().into_bound(py)))
+                Ok((start + sent >= len).then(|| py.None().into_bound(py)))
             }
             Self::SendFile(part) => part.send(py, file_number(sock)?),
             Self::Call(method, arguments) => {

@@ -124,7 +124,7 @@ impl DatagramTransport {
         let py = slf.py();
         let this = slf.get();
         let destination = this.destination(py, address);
-        let sent = if let Ok(bytes) = data.cast::<PyBytes>() {
+        let sent = if let Some(bytes) = buffer::as_bytes(data) {
             let shared = || Ok(Chunk::Shared(SharedBytes::new(bytes)));
             this.send_or_enqueue(bytes.as_bytes(), destination, shared)
         } else {
@@ -132,7 +132,7 @@ impl DatagramTransport {
                 |bytes: &[u8]| this.send_or_enqueue(bytes, destination, || Chunk::copy(bytes));
             match ffi::with_bytes(data, send) {
                 Ok(sent) => sent,
-                Err(error) => return Self::broken(slf, error),
+                Err(error) => return Self::no_buffer(slf, error),
             }
         };
         match sent {
@@ -245,6 +245,23 @@ impl DatagramTransport {
             }
             Err(error) if error.is_instance_of::<PyOSError>(py) => Called::Refused(error),
             Err(error) => Called::Broken(error),
+        }
+    }
+
+    /// Deals with the exception of an object whose bytes cannot be had, as asyncio, which gives the object
+    /// to the socket.
+    #[cold]
+    fn no_buffer(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let (lost, is_waiting) = {
+            let mut state = slf.get().state.lock();
+            let lost = slf.get().remote.as_ref().and_then(|_| state.life.note_write());
+            (lost, state.has_queued())
+        };
+        match lost {
+            Some(count) => warn_about_lost_write(slf.py(), count),
+            // asyncio copies what has to wait.
+            None if is_waiting => Err(error),
+            None => Self::broken(slf, error),
         }
     }
 

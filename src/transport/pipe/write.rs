@@ -9,7 +9,7 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::buffer::Chunk;
 use crate::py::error::{OrOsError, os_error};
 use crate::py::ffi::SharedBytes;
-use crate::py::interrupt::Interrupt;
+use crate::py::interrupt::{self, Interrupt};
 use crate::py::{buffer, ffi, imports};
 use crate::runtime::pipe::{Kind, WriteEnd};
 use crate::runtime::registration::Direction;
@@ -17,7 +17,7 @@ use crate::runtime::stream::Sink;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
 use rloop_core::flow::{FlowChange, FlowControl};
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::Mutex;
@@ -45,6 +45,19 @@ pub(super) struct WriteState {
     pub(super) life: Lifecycle,
     /// Failed writes, and those after the end.
     pub(super) lost_writes: u32,
+}
+
+impl WriteState {
+    /// Counts a write that is lost, because the pipe is closing or a write has failed. Returns how many
+    /// were lost before.
+    fn note_lost_write(&mut self) -> Option<u32> {
+        if self.lost_writes == 0 && !self.life.is_closing() {
+            return None;
+        }
+        let count = self.lost_writes;
+        self.lost_writes = count.saturating_add(1);
+        Some(count)
+    }
 }
 
 /// What a write leaves to do after the lock was let go of.
@@ -182,9 +195,7 @@ impl WritePipeTransport {
         if bytes.is_empty() {
             return Written::Everything;
         }
-        if state.lost_writes > 0 || state.life.is_closing() {
-            let count = state.lost_writes;
-            state.lost_writes = state.lost_writes.saturating_add(1);
+        if let Some(count) = state.note_lost_write() {
             return Written::Lost(count);
         }
         let sent = match &state.end {
@@ -261,18 +272,44 @@ impl WritePipeTransport {
 
     /// Writes bytes-like data.
     pub(super) fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let view =
+            data.is_instance_of::<PyByteArray>().then(|| PyMemoryView::from(data)).transpose()?;
+        let data = view.as_ref().map_or(data, |view| view.as_any());
+        // What is no plain `bytes` object may have a length and a buffer that are methods of the program.
+        if !data.is_exact_instance_of::<PyBytes>() && !data.is_truthy()? {
+            return Ok(());
+        }
         if Self::forward(slf, || buffer::snapshot(data).map(WriteRemote::Write))? {
             return Ok(());
         }
-        let written = match data.cast::<PyBytes>() {
-            Ok(bytes) => slf.get().write_checked(bytes.as_bytes(), |sent| {
+        let written = match buffer::as_bytes(data) {
+            Some(bytes) => Ok(slf.get().write_checked(bytes.as_bytes(), |sent| {
                 Ok((Chunk::Shared(SharedBytes::new(bytes)), sent))
-            }),
-            Err(_) => ffi::with_bytes(data, |bytes| {
+            })),
+            None => ffi::with_bytes(data, |bytes| {
                 slf.get().write_checked(bytes, |sent| Ok((Chunk::copy(&bytes[sent..])?, 0)))
-            })?,
+            }),
         };
-        Self::finish_write(slf, written)
+        match written {
+            Ok(written) => Self::finish_write(slf, written),
+            Err(error) => Self::no_buffer(slf, error),
+        }
+    }
+
+    /// Deals with the exception of an object whose bytes cannot be had, as asyncio, which gives the object
+    /// to `os.write()`.
+    #[cold]
+    fn no_buffer(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        let (lost, is_waiting) = {
+            let mut state = slf.get().state.lock();
+            (state.note_lost_write(), !state.queue.is_empty())
+        };
+        match lost {
+            Some(count) => warn_about_lost_write(slf.py(), count),
+            // asyncio copies it into its buffer at once.
+            None if is_waiting => Err(error),
+            None => Self::write_failed(slf, interrupt::reportable(slf.py(), error)?),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::transport::{Remote, StreamTransport};
 use crate::loop_::event_loop::EventLoop;
 use crate::py::error::{OrOsError, os_error};
 use crate::py::ffi::OneArgumentMethod;
-use crate::py::{buffer, imports};
+use crate::py::imports;
 use crate::runtime::sockets;
 use crate::runtime::stream::StreamSocket;
 use crate::shard::Work;
@@ -17,7 +17,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyContext, PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyContext, PyDict, PyTuple, PyType};
 use rloop_core::sync::Mutex;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -229,25 +229,7 @@ impl StreamTransport {
 
     /// Writes an iterable of bytes-like objects, in as few system calls as possible.
     fn writelines(slf: &Bound<'_, Self>, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let py = slf.py();
-        if !cfg!(Py_3_12) {
-            // asyncio.WriteTransport.writelines() joined the parts before 3.12.
-            let joined = PyBytes::new(py, b"").call_method1("join", (list_of_data,))?;
-            return Self::write(slf, &joined);
-        }
-        slf.get().state.lock().check_writable("writelines")?;
-        let chunks = PyList::new(py, list_of_data.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
-        let chunks =
-            chunks.iter().map(|chunk| buffer::snapshot(&chunk)).collect::<PyResult<Vec<_>>>()?;
-        if chunks.is_empty() {
-            return Ok(());
-        }
-        // In one piece: nothing of other senders may come in between.
-        let mut chunks = Some(chunks);
-        if Self::forward(slf, || Ok(Remote::WriteLines(chunks.take().unwrap_or_default())))? {
-            return Ok(());
-        }
-        Self::write_chunks(slf, chunks.unwrap_or_default())
+        Self::write_lines(slf, list_of_data)
     }
 
     /// Shuts down the sending side once what is queued was sent.

@@ -6,33 +6,78 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::buffer::Chunk;
 use crate::py::error::{Finally, OrOsError, os_error};
 use crate::py::ffi::SharedBytes;
-use crate::py::interrupt::Interrupt;
+use crate::py::interrupt::{self, Interrupt};
 use crate::py::{buffer, ffi};
 use crate::runtime::stream::{Flushed, StreamSocket};
 use crate::transport::core::{Endpoint, Polled, Queueing, warn_about_lost_write};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyMemoryView};
 use rloop_core::flow::FlowChange;
 use rloop_core::lifecycle::Lifecycle;
 
 impl StreamTransport {
     pub(crate) fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let bytes = data.cast::<PyBytes>();
-        if bytes.is_err() {
-            buffer::check(data)?;
+        let Ok(bytes) = data.cast_exact::<PyBytes>() else {
+            return Self::write_object(slf, data);
+        };
+        if Self::forward(slf, || Ok(Remote::Write(SharedBytes::new(bytes))))? {
+            return Ok(());
+        }
+        Self::finish_write(slf, slf.get().write_shared(bytes))
+    }
+
+    /// Writes what is no plain `bytes` object: its length and its buffer may be methods of the program.
+    #[inline(never)]
+    fn write_object(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        buffer::check(data)?;
+        if !slf.get().place.home.is_elsewhere() {
+            slf.get().state.lock().check_writable("write")?;
+        }
+        if !data.is_truthy()? {
+            return Ok(());
         }
         if Self::forward(slf, || buffer::snapshot(data).map(Remote::Write))? {
             return Ok(());
         }
-        let written =
-            match bytes {
-                Ok(bytes) => slf.get().state.lock().write(bytes.as_bytes(), |sent| {
-                    Ok((Chunk::Shared(SharedBytes::new(bytes)), sent))
-                }),
-                Err(_) => ffi::with_bytes(data, |bytes| slf.get().write_copied(bytes))?,
-            };
-        Self::finish_write(slf, written)
+        let written = match buffer::as_bytes(data) {
+            Some(bytes) => Ok(slf.get().write_shared(bytes)),
+            None => ffi::with_bytes(data, |bytes| slf.get().write_copied(bytes)),
+        };
+        match written {
+            Ok(written) => Self::finish_write(slf, written),
+            Err(error) => Self::no_buffer(slf, error),
+        }
+    }
+
+    /// Deals with the exception of an object whose bytes cannot be had, as asyncio, which gives the object
+    /// to the socket.
+    #[cold]
+    fn no_buffer(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        if slf.get().place.home.is_elsewhere() {
+            return Err(error);
+        }
+        let (lost, is_waiting) = {
+            let mut state = slf.get().state.lock();
+            (state.life.note_write(), !state.queue.is_empty())
+        };
+        if let Some(count) = lost {
+            return warn_about_lost_write(slf.py(), count);
+        }
+        if is_waiting && !cfg!(Py_3_12) {
+            // asyncio copied it into its buffer at once.
+            return Err(error);
+        }
+        let error = interrupt::reportable(slf.py(), error)?;
+        Self::fatal_error(slf, error, "Fatal write error on socket transport")
+    }
+
+    /// Writes bytes that do not change. No Python code runs. [`StreamTransport::finish_write`] has to
+    /// follow.
+    #[inline]
+    fn write_shared(&self, bytes: &Bound<'_, PyBytes>) -> Written {
+        let rest = |sent| Ok((Chunk::Shared(SharedBytes::new(bytes)), sent));
+        self.state.lock().write(bytes.as_bytes(), rest)
     }
 
     /// Writes bytes that change after this call. No Python code runs. [`StreamTransport::finish_write`]
@@ -82,6 +127,53 @@ impl StreamTransport {
             }
             Err(error) => error.write_unraisable(py, Some(slf)),
         }
+    }
+
+    /// Writes an iterable of bytes-like objects, in one piece: nothing of other senders comes in between.
+    pub(super) fn write_lines(slf: &Bound<'_, Self>, lines: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        if !cfg!(Py_3_12) {
+            // asyncio.WriteTransport.writelines() joined the parts before 3.12.
+            let joined = PyBytes::new(py, b"").call_method1("join", (lines,))?;
+            return Self::write(slf, &joined);
+        }
+        slf.get().state.lock().check_writable("writelines")?;
+        if !lines.is_truthy()? {
+            return Ok(());
+        }
+        let mut chunks = Vec::new();
+        let mut failure = None;
+        for line in lines.try_iter()? {
+            let line = line?;
+            if let Ok(bytes) = line.cast_exact() {
+                chunks.push(SharedBytes::new(bytes));
+            } else if cfg!(Py_3_15) && !line.is_truthy()? {
+                // asyncio leaves out what is false, whatever it is.
+            } else {
+                let view = PyMemoryView::from(&line)?;
+                let chunk = match buffer::as_bytes(&line) {
+                    Some(bytes) => Ok(SharedBytes::new(bytes)),
+                    // asyncio counts what is gone by the lengths of the views.
+                    None => view.len().and_then(|_| buffer::snapshot(&view)),
+                };
+                match chunk {
+                    Ok(chunk) => chunks.push(chunk),
+                    Err(error) => failure = failure.or(Some(error)),
+                }
+            }
+        }
+        if let Some(error) = failure {
+            // asyncio does not know until it hands them all to the socket.
+            return Self::no_buffer(slf, error);
+        }
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let mut chunks = Some(chunks);
+        if Self::forward(slf, || Ok(Remote::WriteLines(chunks.take().unwrap_or_default())))? {
+            return Ok(());
+        }
+        Self::write_chunks(slf, chunks.unwrap_or_default())
     }
 
     /// Queues all of `chunks` and sends them together.

@@ -61,11 +61,16 @@ impl OneArgumentMethod for Write {
                 data.get_type().name()?
             )));
         }
-        let chunk = buffer::snapshot(data)?;
-        if chunk.as_ref().is_empty() {
+        // What is no plain `bytes` object may have a length and a buffer that are methods of the program.
+        if !data.is_exact_instance_of::<PyBytes>() && !data.is_truthy()? {
             return Ok(());
         }
-        TlsProtocol::call(slf.get().protocol.bind(data.py()), Remote::Write(chunk))
+        let protocol = slf.get().protocol.bind(data.py());
+        match buffer::snapshot(data) {
+            Ok(chunk) if chunk.as_ref().is_empty() => Ok(()),
+            Ok(chunk) => TlsProtocol::call(protocol, Remote::Write(chunk)),
+            Err(error) => TlsProtocol::no_buffer(protocol, error),
+        }
     }
 }
 
@@ -182,11 +187,24 @@ impl TlsTransport {
 
     /// Writes an iterable of bytes-like objects, in as few records as possible.
     fn writelines(&self, list_of_data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let chunks = list_of_data
-            .try_iter()?
-            .map(|chunk| buffer::snapshot(&chunk?))
-            .collect::<PyResult<Vec<_>>>()?;
-        TlsProtocol::call(self.protocol.bind(list_of_data.py()), Remote::WriteChunks(chunks))
+        let protocol = self.protocol.bind(list_of_data.py());
+        let mut chunks = Vec::new();
+        let mut failure = None;
+        for chunk in list_of_data.try_iter()? {
+            let chunk = chunk?;
+            if !chunk.is_exact_instance_of::<PyBytes>() {
+                // asyncio asks for it first; what has none raises here.
+                chunk.len()?;
+            }
+            match buffer::snapshot(&chunk) {
+                Ok(chunk) => chunks.push(chunk),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            None => TlsProtocol::call(protocol, Remote::WriteChunks(chunks)),
+            Some(error) => TlsProtocol::no_buffer(protocol, error),
+        }
     }
 
     /// Raises `NotImplementedError`: TLS has no half-closed connections in asyncio.

@@ -70,6 +70,20 @@ impl TlsProtocol {
         }
     }
 
+    /// Deals with the exception of an object whose bytes cannot be had, as asyncio, which gives the object
+    /// to the engine.
+    #[cold]
+    pub(super) fn no_buffer(slf: &Bound<'_, Self>, error: PyErr) -> PyResult<()> {
+        if slf.get().home().is_some_and(|home| home.is_elsewhere()) {
+            return Err(error);
+        }
+        if slf.get().state.lock().is_write_lost() {
+            // Counts the write.
+            return Self::write(slf, []);
+        }
+        Self::or_fatal(slf, Err(error))
+    }
+
     /// Has the backlog sent after the callback that writes, so that several short writes are one record
     /// and one system call; false if no callback runs.
     fn send_later(slf: &Bound<'_, Self>) -> PyResult<bool> {
