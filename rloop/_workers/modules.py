@@ -23,6 +23,11 @@ Theory of operation
     with circular imports may give two threads that import them at the same time a module that is
     not complete.
 
+    A shared module inside of a package of the application is not among the shared modules of the
+    dictionary: it would be found there by a worker that has not imported its package yet. Such
+    *inner* modules are kept apart. A worker that imports one imports its own package first, and
+    then has the module in its own dictionary and as an attribute of its own package.
+
     A thread that belongs to no worker, such as one that a C library has started, gets the modules
     of the worker whose code it runs, by the globals of its frames, and else those of the host: the
     program that started the workers.
@@ -155,6 +160,7 @@ class Copies:
         self._by_location = by_location
         self._kinds = {"rloop": False}
         self._namespaces: set[str] = set()
+        self._inner: dict[str, Any] = {}
         self._host = Copy("the host")
         self._copies: list[Copy] = [self._host]
         self._import_lock = threading.Lock()
@@ -168,6 +174,8 @@ class Copies:
         for name, module in list(sys.modules.items()):
             if self._is_copied_of_host(name, module):
                 self._host.modules[name] = sys.modules.pop(name)
+            elif self._is_inner(name):
+                self._host.modules[name] = self._inner[name] = sys.modules.pop(name)
         Copies.installed = self
         _rloop._set_dict_class(sys.modules, _Modules)
 
@@ -176,6 +184,7 @@ class Copies:
         if Copies.installed is self:
             _rloop._set_dict_class(sys.modules, dict)
             Copies.installed = None
+            sys.modules.update(self._inner)
             sys.modules.update(self._host.modules)
 
     def add(self, copy: Copy) -> None:
@@ -216,6 +225,8 @@ class Copies:
             return default
         if self.is_copied(name):
             return copy.load(name, default)
+        if self._is_inner(name):
+            return self._import_inner(name, default, copy)
         return self._import_shared(name, default)
 
     def put(self, name: str, module: Any, setter: str | None) -> bool:
@@ -228,30 +239,35 @@ class Copies:
                 application's if this one is.
         """
         if not self.is_copied(name):
-            is_made_by_application = (
-                name not in self._kinds and setter is not None and self.is_copied(setter)
-            )
-            if not is_made_by_application:
-                self._attach(name, module)
+            if self._is_inner(name):
+                self._inner[name] = module
+            elif name in self._kinds or setter is None or not self.is_copied(setter):
                 return False
-            self._kinds[name] = True
+            else:
+                self._kinds[name] = True
         self.find_copy().modules[name] = module
-        prefix = f"{name}."
-        for shared_name in list(dict.__iter__(sys.modules)):
-            if shared_name.startswith(prefix) and shared_name.count(".") == prefix.count("."):
-                setattr(module, shared_name.removeprefix(prefix), sys.modules[shared_name])
         return True
 
-    def _attach(self, name: str, module: Any) -> None:
-        """Set a shared module on its parent where each worker has that for itself.
+    def _is_inner(self, name: str) -> bool:
+        """Return whether this is a shared module inside of a package of the application."""
+        parent = name.rpartition(".")[0]
+        return bool(parent) and (
+            (self.is_copied(parent) and not self.is_copied(name)) or self._is_inner(parent)
+        )
 
-        importlib does so in the worker that imports it.
-        """
+    def _import_inner(self, name: str, default: Any, copy: Copy) -> Any:
+        """Import a shared module of a package that the worker has for itself."""
         parent, _, child = name.rpartition(".")
-        if parent and self.is_copied(parent):
-            for copy in self._copies:
-                if parent in copy.modules:
-                    setattr(copy.modules[parent], child, module)
+        importlib.import_module(parent)
+        module = self._inner.get(name, _ABSENT)
+        if module is _ABSENT:
+            return self._import_shared(name, default)
+        if getattr(getattr(module, "__spec__", None), "_initializing", False):
+            # Another thread imports it, or this one does, in a circle.
+            _bootstrap._lock_unlock_module(name)
+        copy.modules[name] = module
+        setattr(sys.modules[parent], child, module)
+        return module
 
     def _import_shared(self, name: str, default: Any) -> Any:
         """Import a module that all workers share, while no other worker imports one."""

@@ -1,0 +1,864 @@
+"""The application is imported once for each worker, whatever imports it and looks it up.
+
+Each test writes the application's modules, runs them on two workers and compares what these saw.
+What workers share is there, too: the standard library and ``recorder``, a module of the fixture.
+"""
+
+import importlib.machinery
+import importlib.util
+import logging
+import sys
+import types
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+import rloop
+from support.workers import Meeting, program, several_workers, write_modules
+
+pytestmark = several_workers
+
+Sources = dict[str, str]
+
+
+class Application:
+    """An application's modules in a folder of ``sys.path``, and what they have recorded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.events: list[tuple[int, Any]] = []
+        self.meeting = Meeting(2)
+        self.exchanged: list[Any] = [None, None]
+
+    def write(self, sources: Sources) -> None:
+        """Write the modules' files."""
+        write_modules(self.folder, {name: dedent(text) for name, text in sources.items()})
+
+    def run(
+        self,
+        sources: Sources,
+        main: str = "app:main",
+        modules: Iterable[str] = ("app",),
+        **options: Any,
+    ) -> list[Any]:
+        """Write the modules, run `main` on two workers and return what it returned."""
+        self.write(sources)
+        return rloop.run_workers(main, workers=2, modules=modules, **options)
+
+    def record(self, what: Any) -> None:
+        """Keep something that a worker has seen. The application calls this."""
+        self.events.append((rloop.current_worker().index, what))
+
+    def exchange(self, value: Any) -> Any:
+        """Return what the other worker calls this with, once it does."""
+        index = rloop.current_worker().index
+        self.exchanged[index] = value
+        self.meeting.wait()
+        other = self.exchanged[1 - index]
+        self.meeting.wait()
+        return other
+
+    def recorded(self) -> list[list[Any]]:
+        """Return what each worker has recorded."""
+        return [[what for index, what in self.events if index == worker] for worker in (0, 1)]
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Application:
+    folder = tmp_path / "application"
+    folder.mkdir()
+    application = Application(folder)
+    recorder = types.ModuleType("recorder")
+    for name, value in {
+        "events": application.events,
+        "exchange": application.exchange,
+        "meet": application.meeting.wait,
+        "record": application.record,
+    }.items():
+        setattr(recorder, name, value)
+    monkeypatch.setitem(sys.modules, "recorder", recorder)
+    monkeypatch.syspath_prepend(folder)
+    return application
+
+
+def assert_own_modules(found: list[dict[str, types.ModuleType]], names: Iterable[str]) -> None:
+    """Check that each worker has modules of these names, which are its own."""
+    for name in names:
+        modules = [of_worker[name] for of_worker in found]
+        assert modules[0] is not modules[1], name
+        assert [module.__name__ for module in modules] == [name] * 2
+        specs = [module.__spec__ for module in modules]
+        assert [spec.name for spec in specs if spec is not None] == [name] * 2
+        parent, _, child = name.rpartition(".")
+        if parent:
+            for of_worker in found:
+                assert getattr(of_worker[parent], child) is of_worker[name]
+
+
+def test_imports_of_every_kind_give_each_worker_its_own_module(app: Application) -> None:
+    recording = "import recorder\nrecorder.record(__name__)\n"
+    names = [
+        "app",
+        "app.absolute",
+        "app.attribute",
+        "app.by_call",
+        "app.by_name",
+        "app.by_relative_name",
+        "app.deep",
+        "app.deep.er",
+        "app.deep.er.est",
+        "app.function",
+        "app.main",
+        "app.on_demand",
+        "app.relative",
+        "app.star",
+        "app.through_parent",
+        "app.type_only",
+    ]
+    sources = {f"{name.replace('.', '/')}.py": recording for name in names}
+    for package in ("app", "app/deep", "app/deep/er"):
+        sources[f"{package}/__init__.py"] = sources.pop(f"{package}.py")
+    sources["app/__init__.py"] += """
+def __getattr__(name):
+    import importlib
+    if name == "on_demand":
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(name)
+"""
+    sources["app/star.py"] += "__all__ = ['value']\nvalue = object()\n"
+    sources["app/deep/er/est.py"] += "from ... import relative, through_parent\n"
+    sources["app/main.py"] += """
+import importlib, sys
+import app.absolute
+import app.deep.er.est as renamed
+from app import attribute
+from . import relative, on_demand
+from .star import *
+from typing import TYPE_CHECKING
+if not TYPE_CHECKING:
+    import app.type_only
+
+async def main():
+    from .function import recorder
+    importlib.import_module("app.by_name")
+    importlib.import_module(".by_relative_name", __package__)
+    __import__("app.by_call", globals(), locals(), ["recorder"], 0)
+    assert renamed is app.deep.er.est is sys.modules["app.deep.er.est"]
+    assert value is sys.modules["app.star"].value
+    assert sys.modules[__name__].main is main
+    return dict(sys.modules)
+"""
+    found = app.run(sources, "app.main:main")
+    assert_own_modules(found, names)
+    assert [sorted(recorded) for recorded in app.recorded()] == [names, names]
+    assert [of_worker["sys"] for of_worker in found] == [sys, sys]
+    assert not [name for name in sys.modules if name.partition(".")[0] == "app"]
+
+
+def test_workers_that_import_at_the_same_time_wait_for_nobody_but_themselves(
+    app: Application,
+) -> None:
+    sources = {
+        # A module of worker 0 that is not complete before the same module of worker 1 has begun.
+        "app/__init__.py": """
+            import recorder
+            recorder.meet()
+            from .circular import first
+            recorder.meet()
+            from .circular.second import value
+            async def main():
+                return value(), first.value()
+        """,
+        "app/circular/__init__.py": "import recorder\nrecorder.meet()\n",
+        "app/circular/first.py": """
+            from . import second
+            def value():
+                return second.NUMBER
+        """,
+        "app/circular/second.py": """
+            import app.circular.first
+            from app.circular import first
+            NUMBER = 2
+            def value():
+                return first.value() + app.circular.first.value()
+        """,
+    }
+    assert app.run(sources) == [(4, 2), (4, 2)]
+
+
+def test_state_of_a_module_is_its_workers(app: Application) -> None:
+    sources = {
+        "app.py": """
+            import functools, recorder, rloop
+            number = 0
+            @functools.cache
+            def cached():
+                return rloop.current_worker().index
+            async def main():
+                global number
+                number += 1 + cached()
+                recorder.meet()
+                return number
+        """
+    }
+    assert app.run(sources) == [1, 2]
+
+
+def test_threads_of_a_worker_import_its_modules(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import _thread, asyncio, concurrent.futures, importlib, sys, threading
+            async def main():
+                loop = asyncio.get_running_loop()
+                found = []
+                names = ["thread", "to_thread", "executor", "own_executor", "low_level"]
+                modules = {name: f"{__name__}.{name}" for name in names}
+                def load(name):
+                    found.append(importlib.import_module(modules[name]))
+                thread = threading.Thread(target=load, args=["thread"])
+                thread.start()
+                await asyncio.to_thread(load, "to_thread")
+                await loop.run_in_executor(None, load, "executor")
+                with concurrent.futures.ThreadPoolExecutor() as executor:
+                    await loop.run_in_executor(executor, load, "own_executor")
+                done = threading.Event()
+                def load_low_level():
+                    load("low_level")
+                    done.set()
+                _thread.start_new_thread(load_low_level, ())
+                await asyncio.to_thread(done.wait)
+                await asyncio.to_thread(thread.join)
+                assert {id(module) for module in found} == {
+                    id(sys.modules[name]) for name in modules.values()
+                }
+                return {module.__name__: module for module in found}
+        """,
+        **{
+            f"app/{name}.py": ""
+            for name in ("thread", "to_thread", "executor", "own_executor", "low_level")
+        },
+    }
+    found = app.run(sources)
+    assert len(found[0]) == 5
+    for name in found[0]:
+        assert found[0][name] is not found[1][name]
+
+
+def test_a_failing_import_fails_as_in_a_process_and_may_be_repeated(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import importlib, sys
+            is_mended = False
+            async def main():
+                global is_mended
+                seen = []
+                for name in ("app.fails", "app.fails", "app.fails.child", "app.absent"):
+                    try:
+                        importlib.import_module(name)
+                    except Exception as error:
+                        seen.append((type(error), str(error), name in sys.modules))
+                try:
+                    from app import absent
+                except ImportError as error:
+                    seen.append((type(error), error.msg.partition(" (")[0], error.name))
+                is_mended = True
+                from app.fails import answer
+                return [*seen, answer]
+        """,
+        "app/fails.py": """
+            import app, recorder
+            recorder.record(__name__)
+            if not app.is_mended:
+                raise LookupError("broken")
+            answer = 42
+        """,
+    }
+    expected = [
+        (LookupError, "broken", False),
+        (LookupError, "broken", False),
+        (LookupError, "broken", False),
+        (ModuleNotFoundError, "No module named 'app.absent'", False),
+        (ImportError, "cannot import name 'absent' from 'app'", "app"),
+        42,
+    ]
+    assert app.run(sources) == [expected] * 2
+    assert app.recorded() == [["app.fails"] * 4] * 2
+
+
+def test_annotations_are_resolved_in_the_workers_own_module(app: Application) -> None:
+    sources = {
+        "app.py": """
+            from __future__ import annotations
+            import copy, dataclasses, inspect, typing, weakref
+            from typing import ClassVar, Generic, NamedTuple, Optional, Protocol, TypedDict, TypeVar
+
+            T = TypeVar("T")
+
+            @dataclasses.dataclass(order=True)
+            class Point:
+                x: Number
+                label: ClassVar[Text] = "point"
+                initial: dataclasses.InitVar[Number | None] = None
+                _: dataclasses.KW_ONLY
+                next: Point | None = None
+
+            @dataclasses.dataclass(slots=True, frozen=True)
+            class Slotted(Generic[T]):
+                item: Optional[Point] = dataclasses.field(default_factory=lambda: Point(2))
+
+            @dataclasses.dataclass
+            class Child(Point):
+                extra: list[Slotted[Number]] = dataclasses.field(default_factory=list)
+
+            class Row(NamedTuple):
+                point: Point
+
+            class Options(TypedDict, total=False):
+                point: typing.Required[Point]
+
+            class Named(Protocol):
+                owner: Slotted
+
+            def function(point: Point, *rest: Row) -> Options: ...
+
+            class Number(int): ...
+            class Text(str): ...
+
+            def own(annotation):
+                return annotation
+
+            async def main():
+                assert [field.name for field in dataclasses.fields(Point)] == ["x", "next"]
+                assert Point.__init__.__defaults__ == (None,)
+                child = Child(1, next=Point(2), extra=[Slotted()])
+                assert dataclasses.asdict(child)["extra"] == [{"item": {"x": 2, "next": None}}]
+                assert dataclasses.replace(child, x=3).x == 3 and Point(1) < Point(2)
+                made = dataclasses.make_dataclass("Made", [("point", "Point")])
+                assert copy.deepcopy(child) == child and made(child).point is child
+                hints = {
+                    found.__name__: typing.get_type_hints(found)
+                    for found in (Point, Child, Slotted, Row, Options, Named, function)
+                }
+                assert hints["Point"]["next"] == Optional[Point]
+                assert hints["Slotted"] == {"item": Optional[Point]}
+                assert hints["Child"]["extra"] == list[Slotted[Number]]
+                assert hints["function"] == {"point": Point, "rest": Row, "return": Options}
+                signature = inspect.signature(function, eval_str=True)
+                assert signature.return_annotation is Options
+                return Point, hints["Row"]["point"], hints["Options"]["point"]
+        """
+    }
+    found = app.run(sources)
+    for first, *others in found:
+        assert all(other is first for other in others)
+    assert found[0][0] is not found[1][0]
+
+
+def test_pickles_hold_names_and_load_as_the_workers_own(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import copy, copyreg, enum, functools, pickle, recorder
+            from .models import Color, Flags, Node, Outer, Reduced, Slots, function
+
+            pickles = []
+
+            def make():
+                node = Node("a", Color.RED, Flags.READ | Flags.WRITE)
+                node.children = [Node("b", Color.BLUE, Flags.READ), Outer.Inner(), Slots(3)]
+                return [node, function, Node, Color, Reduced(5), functools.partial(function, 1)]
+
+            async def main():
+                for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+                    if protocol > 1:
+                        loaded = pickle.loads(pickle.dumps(make(), protocol))
+                        assert repr(loaded) == repr(make())
+                        assert type(loaded[0]) is Node and loaded[1] is function
+                        assert loaded[0].children[0].color is Color.BLUE
+                        # The pickler that is written in Python.
+                        assert repr(pickle._loads(pickle._dumps(make(), protocol))) == repr(make())
+                    recorder.record(pickle.dumps(Node("c", Color.RED, Flags.READ), protocol))
+                copied, deep = copy.copy(make()[0]), copy.deepcopy(make())
+                assert type(copied) is type(deep[0]) is Node and deep[2] is Node
+                assert deep[0].color is Color.RED and deep[0].children[1].__class__ is Outer.Inner
+                recorder.meet()
+                loaded = [pickle.loads(data) for _, data in recorder.events]
+                assert {type(node) for node in loaded} == {Node}
+                foreign = recorder.exchange(make()[0])
+                assert type(foreign) is not Node
+                try:
+                    pickle.dumps(foreign)
+                except pickle.PicklingError as error:
+                    return "it's not the same object as app.models.Node" in str(error)
+        """,
+        "app/models.py": """
+            import copyreg, enum
+            class Color(enum.Enum):
+                RED = 1
+                BLUE = "blue"
+            class Flags(enum.IntFlag):
+                READ = 1
+                WRITE = 2
+            class Node:
+                def __init__(self, name, color, flags):
+                    self.name, self.color, self.flags, self.children = name, color, flags, []
+                def __repr__(self):
+                    return f"Node({self.__dict__})"
+            class Outer:
+                class Inner:
+                    def __repr__(self):
+                        return "Inner"
+            class Slots:
+                __slots__ = ("value",)
+                def __init__(self, value):
+                    self.value = value
+                def __repr__(self):
+                    return f"Slots({self.value})"
+            class Reduced:
+                def __init__(self, value):
+                    self.value = value
+                def __repr__(self):
+                    return f"Reduced({self.value})"
+            copyreg.pickle(Reduced, lambda reduced: (Reduced, (reduced.value,)))
+            def function(*arguments):
+                return arguments
+        """,
+    }
+    assert app.run(sources) == [True, True]
+
+
+def test_classes_that_are_registered_are_the_workers_own(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import abc, collections.abc, functools
+
+            @functools.singledispatch
+            def describe(value):
+                return "object"
+
+            class Base:
+                children = []
+                def __init_subclass__(cls, **options):
+                    cls.children.append(cls)
+
+            class Meta(type):
+                instances = {}
+                def __new__(mcs, name, bases, namespace):
+                    made = super().__new__(mcs, name, bases, namespace)
+                    return mcs.instances.setdefault(name, made)
+
+            class Abstract(abc.ABC):
+                @functools.singledispatchmethod
+                def method(self, value):
+                    return "object"
+
+            from . import plugins
+
+            async def main():
+                plugin = plugins.Plugin()
+                assert Base.children == [plugins.Plugin, plugins.Other]
+                assert Meta.instances == {"Made": plugins.Made}
+                assert issubclass(plugins.Virtual, Abstract)
+                assert describe(plugin) == "plugin" and describe(plugins.Other()) == "object"
+                assert plugins.Concrete().method(plugin) == "plugin"
+                assert isinstance(plugins.Sized(), collections.abc.Sized)
+                match plugin:
+                    case plugins.Other():
+                        return None
+                    case plugins.Plugin(name=name):
+                        return name, plugins.Color["RED"], plugins.Color(1), plugins.A + 1
+        """,
+        "app/plugins.py": """
+            import enum
+            from app import Abstract, Base, Meta, describe
+            class Plugin(Base):
+                name = "own"
+            class Other(Base): ...
+            class Made(metaclass=Meta): ...
+            @Abstract.register
+            class Virtual: ...
+            class Concrete(Abstract): ...
+            class Sized:
+                def __len__(self): return 0
+            class Color(enum.Enum):
+                RED = enum.auto()
+            Mode = enum.IntEnum("Mode", "A B", module=__name__)
+            enum.global_enum(Mode)
+            @describe.register
+            def _(value: Plugin):
+                return "plugin"
+            @Abstract.method.register
+            def _(self, value: Plugin):
+                return "plugin"
+        """,
+    }
+    first, second = app.run(sources)
+    assert first[0] == second[0] == "own"
+    assert first[1] is first[2] is not second[1]
+    assert first[3] == second[3] == 2
+
+
+def test_loggers_have_the_names_of_modules_and_are_shared(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import logging
+            from .service import work
+            async def main():
+                work()
+                return logging.getLogger(__name__)
+        """,
+        "app/service.py": """
+            import logging
+            log = logging.getLogger(__name__)
+            def work():
+                log.warning("working")
+        """,
+    }
+    records: list[tuple[str, str, str, str | None]] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append((record.name, record.module, record.funcName, record.threadName))
+
+    handler = Handler()
+    logging.getLogger("app").addHandler(handler)
+    try:
+        found = app.run(sources)
+    finally:
+        logging.getLogger("app").removeHandler(handler)
+    assert found == [logging.getLogger("app")] * 2
+    assert sorted(records) == [
+        ("app.service", "service", "work", "rloop-worker-0"),
+        ("app.service", "service", "work", "rloop-worker-1"),
+    ]
+
+
+def test_resources_and_sources_are_found_by_the_modules_of_a_worker(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import doctest, importlib.resources, inspect, os, pkgutil, sys, traceback
+            from .code import Class, fail, function
+
+            async def main():
+                text = importlib.resources.files(__name__).joinpath("data.txt").read_text()
+                assert text == pkgutil.get_data(__name__, "data.txt").decode() == "data"
+                with importlib.resources.as_file(importlib.resources.files("app.sub")) as folder:
+                    assert "more.txt" in os.listdir(folder)
+                names = [module.name for module in pkgutil.walk_packages(__path__, "app.")]
+                assert names == ["app.code", "app.sub", "app.sub.module"]
+                assert pkgutil.resolve_name("app.code:Class.method") is Class.method
+                try:
+                    fail()
+                except LookupError as error:
+                    lines = traceback.format_exception(error)
+                assert 'raise LookupError("here")' in "".join(lines)
+                module = inspect.getmodule(function)
+                assert module is sys.modules["app.code"] is inspect.getmodule(Class)
+                assert inspect.stack()[0].function == "main"
+                results = doctest.testmod(module)
+                assert (results.attempted, results.failed) == (1, 0)
+                return inspect.getsource(function), inspect.getsource(Class), inspect.getfile(Class)
+        """,
+        "app/data.txt": "data",
+        "app/sub/__init__.py": "",
+        "app/sub/module.py": "",
+        "app/sub/more.txt": "",
+        "app/code.py": """
+            def function(): ...
+            class Class:
+                def method(self):
+                    '''
+                    >>> Class().method()
+                    42
+                    '''
+                    return 42
+            def fail():
+                raise LookupError("here")
+        """,
+    }
+    found = app.run(sources)
+    assert found[0] == found[1]
+    assert found[0][0] == "def function(): ...\n"
+    assert found[0][1].startswith("class Class:\n    def method(self):")
+    assert found[0][2] == str(app.folder / "app" / "code.py")
+
+
+def test_modules_that_replace_themselves_are_replaced_for_their_worker(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import importlib, sys, types
+            import app.instance, app.classed, app.plain
+            from app import instance as imported
+            async def main():
+                import app
+                assert type(app.instance).__name__ == type(imported).__name__ == "Replacement"
+                assert sys.modules["app.instance"] is app.instance
+                app.classed.value = 3
+                assert app.classed.value == 6
+                before = app.plain
+                before.value = 1
+                assert importlib.reload(before) is before and before.value == 0
+                del sys.modules["app.plain"]
+                import app.plain as after
+                assert after is not before and after is app.plain
+                made = sys.modules["app.made"] = types.ModuleType("app.made")
+                made.answer = 42
+                from app.made import answer
+                assert "app.made" in list(sys.modules)
+                assert sys.modules.pop("app.made") is made and "app.made" not in sys.modules
+                assert "app.made" not in list(sys.modules) and "app.plain" in list(sys.modules)
+                return app.instance, app.classed, after
+        """,
+        "app/plain.py": "value = 0\n",
+        "app/instance.py": """
+            import sys
+            class Replacement:
+                pass
+            sys.modules[__name__] = Replacement()
+        """,
+        "app/classed.py": """
+            import sys, types
+            class Class(types.ModuleType):
+                @property
+                def value(self):
+                    return self.__dict__["doubled"]
+                @value.setter
+                def value(self, value):
+                    self.__dict__["doubled"] = 2 * value
+            sys.modules[__name__].__class__ = Class
+        """,
+    }
+    for first, second in zip(*app.run(sources), strict=True):
+        assert first is not second
+
+
+def test_packages_of_several_folders_are_copied(
+    app: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extended = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)"
+    write_modules(
+        tmp_path,
+        {
+            "second/space/two.py": "from . import one\nfrom .three import value\n",
+            "second/space/three.py": "value = object()\n",
+            "second/extended/__init__.py": extended,
+            "second/extended/other.py": "",
+            "third/added.py": "",
+        },
+    )
+    monkeypatch.syspath_prepend(tmp_path / "second")
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("zipped/__init__.py", "from .inner import value\n")
+        archive.writestr("zipped/inner.py", "value = object()\n")
+    monkeypatch.syspath_prepend(tmp_path / "archive.zip")
+    sources = {
+        "app/__init__.py": f"""
+            import sys
+            import space.one, space.two, extended, zipped
+            from app.moved import added
+            __path__.append({str(tmp_path / "third")!r})
+            import app.added
+            async def main():
+                assert type(space.__path__).__name__.endswith("NamespacePath")
+                assert len(space.__path__) == len(extended.__path__) == 2
+                from extended import other
+                return dict(sys.modules)
+        """,
+        "app/moved/__init__.py": f"__path__ = [{str(tmp_path / 'third')!r}]\n",
+        "space/one.py": "",
+        "extended/__init__.py": extended,
+    }
+    found = app.run(sources, modules=["app", "space", "extended", "zipped"])
+    names = ["space", "space.one", "space.two", "space.three", "extended", "extended.other"]
+    assert_own_modules(found, [*names, "zipped", "zipped.inner", "app.added", "app.moved.added"])
+
+
+def test_an_extension_module_is_refused_with_its_name_and_the_way_out(app: Application) -> None:
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    sources = {
+        "app/__init__.py": "async def main():\n    from app.deep import fast\n",
+        "app/deep/__init__.py": "",
+        f"app/deep/fast{suffix}": "",
+    }
+    with pytest.raises(ImportError) as caught:
+        app.run(sources)
+    path = app.folder / "app" / "deep" / f"fast{suffix}"
+    assert (caught.value.name, caught.value.path) == ("app.deep.fast", str(path))
+    assert caught.value.msg == (
+        f"the extension module app.deep.fast ({path}) cannot be imported once for each worker: let "
+        "the workers share it, with 'python -m rloop --shared app.deep.fast' or "
+        "rloop.run_workers(..., shared=['app.deep.fast'])"
+    )
+
+
+def test_modules_that_are_said_to_be_shared_are_shared(app: Application) -> None:
+    extension = importlib.util.find_spec("multidict._multidict")
+    assert extension is not None
+    assert extension.origin is not None
+    sources = {
+        "app/__init__.py": """
+            import app.common, app.common.inner, app.native._multidict, sys
+            async def main():
+                assert app.native._multidict is sys.modules["app.native._multidict"]
+                assert app.native._multidict.MultiDict(key=1)["key"] == 1
+                return app, app.native, app.common, app.common.inner, app.native._multidict
+        """,
+        "app/native/__init__.py": "",
+        "app/common/__init__.py": "import recorder\nrecorder.record(__name__)\n",
+        "app/common/inner.py": "import recorder\nrecorder.record(__name__)\n",
+    }
+    app.write(sources)
+    source = Path(extension.origin)
+    (app.folder / "app" / "native" / source.name).write_bytes(source.read_bytes())
+    try:
+        first, second = app.run({}, shared=["app.native._multidict", "app.common"])
+    finally:
+        for name in [name for name in sys.modules if name.startswith("app.")]:
+            del sys.modules[name]
+    same = [one is other for one, other in zip(first, second, strict=True)]
+    assert same == [False, False, True, True, True]
+    assert sorted(what for _, what in app.events) == ["app.common", "app.common.inner"]
+
+
+def test_without_a_list_all_but_installed_modules_are_copied(
+    app: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_modules(
+        tmp_path,
+        {
+            "site-packages/installed_package/__init__.py": "",
+            "site-packages/installed_module.py": "",
+            "target/with_metadata.py": "",
+            "target/with_metadata-1.0.dist-info/METADATA": "Name: with_metadata",
+            "beside/space/part.py": "",
+            "site-packages/space/installed.py": "",
+        },
+    )
+    for folder in ("site-packages", "target", "beside"):
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    names = [
+        "app",
+        "app.part",
+        "beside",
+        "space.part",
+        "installed_package",
+        "installed_module",
+        "with_metadata",
+        "space.installed",
+        "json",
+        "pytest",
+    ]
+    sources = {
+        "app/__init__.py": f"""
+            import importlib, sys
+            async def main():
+                return [importlib.import_module(name) for name in {names}]
+        """,
+        "app/part.py": "",
+        "beside.py": "",
+    }
+    app.write(sources)
+    try:
+        found: list[list[Any]] = rloop.run_workers("app:main", workers=2)
+    finally:
+        for name in {*names, "space"} - {"json", "pytest"}:
+            sys.modules.pop(name, None)
+    copied = [name for name, one, other in zip(names, *found, strict=True) if one is not other]
+    assert copied == ["app", "app.part", "beside", "space.part"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="PEP 810: lazy imports")
+def test_lazy_imports_give_each_worker_its_own_module(app: Application) -> None:
+    sources = {
+        "app/__init__.py": """
+            import sys
+            lazy import app.first
+            lazy import app.deep.second as second
+            lazy from app import third
+            lazy from app.fourth import value
+            async def main():
+                assert not [name for name in sys.modules if name.startswith("app.")]
+                values = [app.first.value, second.value, third.value, value]
+                return values, {name: module for name, module in sys.modules.items()}
+        """,
+        "app/deep/__init__.py": "",
+        **{
+            f"app/{name}.py": "import recorder\nrecorder.record(__name__)\nvalue = object()\n"
+            for name in ("first", "deep/second", "third", "fourth")
+        },
+    }
+    found = app.run(sources)
+    names = ["app", "app.deep", "app.deep.second", "app.first", "app.fourth", "app.third"]
+    assert_own_modules([modules for _, modules in found], names)
+    assert not {id(value) for value in found[0][0]} & {id(value) for value in found[1][0]}
+    assert [sorted(recorded) for recorded in app.recorded()] == [
+        ["app.deep.second", "app.first", "app.fourth", "app.third"]
+    ] * 2
+
+
+MAIN_PROGRAM = {
+    "main.py": """
+        from __future__ import annotations
+        import asyncio, dataclasses, pickle, sys, typing
+        import rloop, helper
+        from support.workers import say
+
+        state = []
+
+        @dataclasses.dataclass
+        class Model:
+            name: Name
+            next: Model | None = None
+
+        class Name(str): ...
+
+        def find():
+            return helper.find_main()
+
+        async def main():
+            import __main__
+            index = rloop.current_worker().index
+            assert __main__ is sys.modules["__main__"] is find()
+            assert typing.get_type_hints(Model)["name"] is Name
+            model = Model(Name("a"), Model(Name("b")))
+            assert pickle.loads(pickle.dumps(model)) == model
+            state.append(index)
+            helper.state.append(index)
+            say(__name__, index, __main__.state, helper.state, sys.argv[1:], __spec__ is None)
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+            say("end", rloop.current_worker().index)
+    """,
+    "helper.py": """
+        state = []
+        def find_main():
+            import __main__
+            return __main__
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", ["script", "module", "package"])
+def test_main_is_each_workers_own(kind: str, tmp_path: Path) -> None:
+    sources = {name: dedent(text) for name, text in MAIN_PROGRAM.items()}
+    target = {"script": ["main.py"], "module": ["-m", "main"], "package": ["-m", "main"]}[kind]
+    if kind == "package":
+        sources["main/__main__.py"] = sources.pop("main.py")
+        sources["main/__init__.py"] = ""
+    write_modules(tmp_path, sources)
+    arguments = ["-m", "rloop", "--workers", "2", *target, "one", "--two"]
+    with program("-W", "ignore", *arguments, folder=tmp_path) as running:
+        status, lines, error = running.end()
+    assert (status, error) == (0, "")
+    assert sorted(lines) == [
+        *(
+            f"__main__ {index} [{index}] [{index}] ['one', '--two'] {kind == 'script'}"
+            for index in (0, 1)
+        ),
+        "end 0",
+        "end 1",
+    ]
