@@ -8,6 +8,7 @@ process per worker while a group runs:
 `signals`       ``signal`` and ``threading.main_thread()``
 `listeners`     listening sockets: workers that bind one address share one socket
 `modules`       ``sys.modules``: each worker imports the application for itself
+`finding`       which modules are the application's
 `worker`        one worker: its thread, its loop, calls to it
 `group`         the workers of one run: start, failure, signals, end
 `program`       ``python -m rloop --workers``

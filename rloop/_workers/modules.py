@@ -39,13 +39,8 @@ What does not work
     of their own for the copies change ``__name__``, and with it loggers and pickles.
 """
 
-import functools
 import importlib
-import importlib.machinery
-import importlib.util
-import os
 import sys
-import sysconfig
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -53,13 +48,16 @@ from typing import Any, ClassVar
 
 from rloop import _rloop
 from rloop._workers import current
+from rloop._workers.finding import (
+    find_spec,
+    is_application,
+    refuse_extension,
+    registering_packages,
+)
 
+_importlib: Any = importlib
 _bootstrap: Any = importlib.import_module("importlib._bootstrap")
 _ABSENT = object()
-_LIBRARY_FOLDERS = ("site-packages", "dist-packages")
-_STANDARD_LIBRARY = tuple(
-    {os.path.realpath(sysconfig.get_path(name)) + os.sep for name in ("stdlib", "platstdlib")}
-)
 
 
 class Copy:
@@ -72,6 +70,7 @@ class Copy:
             owner: whose they are, for the names of locks.
         """
         self.modules: dict[str, Any] = {}
+        self.reloading: dict[str, Any] = {}
         self._owner = owner
         # Which thread loads a module that is not complete yet.
         self._loading: dict[str, int] = {}
@@ -121,10 +120,10 @@ class Copy:
                 module = self.modules.get(name, _ABSENT)
                 if module is not _ABSENT:
                     return module
-                spec = _find_spec(name)
+                spec = find_spec(name)
                 if spec is None:
                     return default
-                _refuse_extension(spec)
+                refuse_extension(spec)
                 self._loading[name] = threading.get_ident()
                 try:
                     return _bootstrap._find_and_load_unlocked(name, _bootstrap._gcd_import)
@@ -153,7 +152,8 @@ class Copies:
             copied: top-level modules and packages that each worker imports for itself.
             shared: modules and packages inside of those that all workers share.
             by_location: whether to copy, beside `copied`, whatever is found outside of the standard
-                library and of folders into which distributions are installed.
+                library and of folders into which distributions are installed; and of these, the
+                distributions in `REGISTERING` and those that require one of them.
         """
         self._copied = frozenset(copied)
         self._shared = frozenset(shared)
@@ -178,10 +178,12 @@ class Copies:
                 self._host.modules[name] = self._inner[name] = sys.modules.pop(name)
         Copies.installed = self
         _rloop._set_dict_class(sys.modules, _Modules)
+        _importlib._RELOADING = _Reloading()
 
     def uninstall(self) -> None:
         """Have one dictionary again, with the modules of the host."""
         if Copies.installed is self:
+            _importlib._RELOADING = {}
             _rloop._set_dict_class(sys.modules, dict)
             Copies.installed = None
             sys.modules.update(self._inner)
@@ -296,7 +298,11 @@ class Copies:
         top = name.partition(".")[0]
         if top not in self._kinds and top not in self._copied:
             spec = getattr(sys.modules.get(top), "__spec__", None)
-            self._kinds[top] = self._by_location and spec is not None and _is_application(spec)
+            self._kinds[top] = (
+                self._by_location
+                and spec is not None
+                and (is_application(spec) or top in registering_packages())
+            )
         return self.is_copied(name)
 
     def _decide(self, name: str) -> bool | None:
@@ -310,12 +316,12 @@ class Copies:
             return name in self._copied
         if dict.__contains__(sys.modules, name):
             return False
-        spec = _find_spec(name)
+        spec = find_spec(name)
         if spec is None:
             return None
         if spec.origin is None:
             self._namespaces.add(name)
-        return _is_application(spec)
+        return is_application(spec) or (not parent and name in registering_packages())
 
     def _find_by_frames(self) -> Copy:
         """Return the modules of the worker whose code the calling thread runs, or the host's."""
@@ -442,52 +448,26 @@ class _Modules(dict[str, Any]):
         dict.clear(self)
 
 
+class _Reloading:
+    """The modules that ``importlib.reload()`` is reloading, by name: each worker has its own."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._own()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._own()[name]
+
+    def __setitem__(self, name: str, module: Any) -> None:
+        self._own()[name] = module
+
+    def __delitem__(self, name: str) -> None:
+        del self._own()[name]
+
+    def _own(self) -> dict[str, Any]:
+        copies = Copies.installed
+        return {} if copies is None else copies.find_copy().reloading
+
+
 def _own_modules() -> dict[str, Any]:
     copies = Copies.installed
     return {} if copies is None else copies.find_copy().modules
-
-
-def _find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
-    """Return how a module is to be loaded, or None if there is none of that name."""
-    try:
-        return importlib.util.find_spec(name)
-    except (ModuleNotFoundError, ValueError):
-        # Its parent is no package, or it is in sys.modules without a spec.
-        return None
-
-
-def _refuse_extension(spec: importlib.machinery.ModuleSpec) -> None:
-    is_extension = isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
-    if is_extension:
-        raise ImportError(
-            f"the extension module {spec.name} ({spec.origin}) cannot be imported once for each "
-            "worker: let the workers share it, with 'python -m rloop --shared "
-            f"{spec.name}' or rloop.run_workers(..., shared=[{spec.name!r}])",
-            name=spec.name,
-            path=spec.origin,
-        )
-
-
-def _is_application(spec: importlib.machinery.ModuleSpec) -> bool:
-    """Return whether a module is found outside of the standard library and of installed ones."""
-    if not spec.has_location and spec.submodule_search_locations is None:
-        return False
-    places = list(spec.submodule_search_locations or (spec.origin or "",))
-    return any(not _is_library(os.path.abspath(place)) for place in places)
-
-
-def _is_library(place: str) -> bool:
-    return (
-        any(folder in place.split(os.sep) for folder in _LIBRARY_FOLDERS)
-        or os.path.realpath(place).startswith(_STANDARD_LIBRARY)
-        or _has_distributions(os.path.dirname(place))
-    )
-
-
-@functools.cache
-def _has_distributions(folder: str) -> bool:
-    """Return whether distributions are installed into a folder, as by ``pip --target``."""
-    try:
-        return any(name.endswith(".dist-info") for name in os.listdir(folder))
-    except OSError:
-        return False
