@@ -35,6 +35,44 @@ class TlsTransport(_rloop.TlsTransport):
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
 
 
+@_rloop._own_native_methods
+class TlsProtocol(_rloop.TlsProtocol):
+    """The protocol that puts TLS between two transports.
+
+    Programs read what ``asyncio.sslproto.SSLProtocol`` keeps under these names.
+    """
+
+    max_size = sslproto.SSLProtocol.max_size
+
+    @property
+    def _sslcontext(self) -> ssl.SSLContext:
+        context: ssl.SSLContext = self._extra["sslcontext"]
+        return context
+
+    @property
+    def _server_side(self) -> bool:
+        return self._sslobj.server_side
+
+    @property
+    def _server_hostname(self) -> str | None:
+        return self._sslobj.server_hostname
+
+    @property
+    def _state(self) -> Any:
+        return sslproto.SSLProtocolState[self._phase]
+
+    @property
+    def _app_protocol_is_buffer(self) -> bool:
+        return isinstance(self._app_protocol, asyncio.BufferedProtocol)
+
+    def _get_app_transport(self) -> Any:
+        return self._app_transport
+
+    def _get_extra_info(self, name: str, default: Any = None) -> Any:
+        transport = self._app_transport
+        return default if transport is None else transport.get_extra_info(name, default)
+
+
 def secure(
     event_loop: "TokioLoop",
     protocol: asyncio.BaseProtocol,
@@ -46,7 +84,7 @@ def secure(
     ssl_handshake_timeout: float | None,
     ssl_shutdown_timeout: float | None,
     call_connection_made: bool = True,
-) -> _rloop.TlsProtocol:
+) -> TlsProtocol:
     """Make the protocol that puts TLS between a transport and ``protocol``.
 
     Args:
@@ -72,7 +110,7 @@ def secure(
     if not sslcontext:
         sslcontext = sslproto._create_transport_context(server_side, server_hostname)
     engine = _make_engine(sslcontext, server_side, None if server_side else server_hostname or None)
-    secured = _rloop.TlsProtocol(
+    secured = TlsProtocol(
         event_loop,
         protocol,
         engine,

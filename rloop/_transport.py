@@ -1,4 +1,7 @@
-"""The Python half of the transports: what is done once per connection."""
+"""The Python half of the transports: what is done once per connection.
+
+Attributes that asyncio's transports store, and that programs read, are properties here.
+"""
 
 import asyncio
 import contextvars
@@ -13,6 +16,12 @@ from rloop import _rloop
 
 if TYPE_CHECKING:
     from rloop.loop import TokioLoop
+
+
+#: Attributes of the transports that have a write buffer.
+_low_water = property(lambda transport: transport.get_write_buffer_limits()[0])
+_high_water = property(lambda transport: transport.get_write_buffer_limits()[1])
+_protocol_connected = property(lambda transport: transport._protocol is not None)
 
 
 def _describe_socket(info: dict[str, Any], sock: socket.socket) -> None:
@@ -52,6 +61,12 @@ class SocketTransport(_rloop.StreamTransport):
     max_size = 256 * 1024
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    _closing = property(_rloop.StreamTransport.is_closing)
+    _low_water, _high_water = _low_water, _high_water
+    _protocol_connected = _protocol_connected
+    if sys.version_info >= (3, 15):
+        _buffer_size = property(_rloop.StreamTransport.get_write_buffer_size)
 
     def __init__(
         self,
@@ -101,6 +116,18 @@ class DatagramTransport(_rloop.DatagramTransport):
 
     max_size = 256 * 1024
 
+    _server = None
+    _closing = property(_rloop.DatagramTransport.is_closing)
+    _low_water, _high_water = _low_water, _high_water
+    _protocol_connected = _protocol_connected
+    _buffer_size = property(_rloop.DatagramTransport.get_write_buffer_size)
+
+    # As in asyncio, these are there and raise NotImplementedError.
+    write = asyncio.WriteTransport.write
+    writelines = asyncio.WriteTransport.writelines
+    write_eof = asyncio.WriteTransport.write_eof
+    can_write_eof = asyncio.WriteTransport.can_write_eof
+
     def __init__(
         self,
         event_loop: "TokioLoop",
@@ -140,6 +167,8 @@ class ReadPipeTransport(_rloop.ReadPipeTransport):
 
     max_size = 256 * 1024
 
+    _closing = property(_rloop.ReadPipeTransport.is_closing)
+
     def __init__(
         self,
         event_loop: "TokioLoop",
@@ -173,6 +202,14 @@ class ReadPipeTransport(_rloop.ReadPipeTransport):
 @_rloop._own_native_methods
 class WritePipeTransport(_rloop.WritePipeTransport):
     """A transport that writes to a pipe, a fifo, a socket or a character device."""
+
+    _closing = property(_rloop.WritePipeTransport.is_closing)
+    _low_water, _high_water = _low_water, _high_water
+
+    # As in asyncio, these are there and raise NotImplementedError.
+    is_reading = asyncio.ReadTransport.is_reading
+    pause_reading = asyncio.ReadTransport.pause_reading
+    resume_reading = asyncio.ReadTransport.resume_reading
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rloop import TokioLoop, _rloop
-from rloop._tls import TlsTransport
+from rloop._tls import TlsProtocol, TlsTransport
 from rloop._transport import (
     DatagramTransport,
     ReadPipeTransport,
@@ -19,6 +19,7 @@ CLASSES = [
     (_rloop.EventLoop, TokioLoop, "call_soon"),
     (_rloop.StreamTransport, SocketTransport, "write"),
     (_rloop.TlsTransport, TlsTransport, "write"),
+    (_rloop.TlsProtocol, TlsProtocol, "buffer_updated"),
     (_rloop.DatagramTransport, DatagramTransport, "sendto"),
     (_rloop.ReadPipeTransport, ReadPipeTransport, "pause_reading"),
     (_rloop.WritePipeTransport, WritePipeTransport, "write"),

@@ -51,7 +51,7 @@ def counterparts() -> Iterator[tuple[type, type]]:
         (_transport.ReadPipeTransport, unix["_UnixReadPipeTransport"]),
         (_transport.WritePipeTransport, unix["_UnixWritePipeTransport"]),
         (_tls.TlsTransport, tls["_SSLProtocolTransport"]),
-        (_rloop.TlsProtocol, sslproto.SSLProtocol),
+        (_tls.TlsProtocol, sslproto.SSLProtocol),
         (_rloop.Handle, events.Handle),
         (_rloop.TimerHandle, events.TimerHandle),
         (_server.Server, base_events.Server),
@@ -186,8 +186,10 @@ def foreign_names() -> set[str]:
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.defined.add(node.target.id)
     for file in EXTENSION.rglob("*.rs"):
-        for literal in re.findall(r'"([\w.]+)"', file.read_text(encoding="utf-8")):
+        text = file.read_text(encoding="utf-8")
+        for literal in re.findall(r'"([\w.]+)"', text):
             names.used.update(literal.split("."))
+        names.used_on_others.update(re.findall(r'intern!\([\w.()]+, "(\w+)"\)', text))
     undefined = names.used - names.defined - DOCUMENTED - OWN
     ambiguous = names.used_on_others & names.defined & names_of_asyncio() - OWN_ON_OTHERS
     return set(filter(is_private, undefined | ambiguous))

@@ -308,6 +308,21 @@ impl DatagramTransport {
     }
 
     #[getter]
+    fn _paused(&self) -> bool {
+        self.state.lock().life.is_paused()
+    }
+
+    #[getter]
+    fn _protocol_paused(&self) -> bool {
+        self.state.lock().flow.is_paused()
+    }
+
+    #[getter]
+    fn _conn_lost(&self) -> u32 {
+        self.state.lock().life.lost()
+    }
+
+    #[getter]
     fn _extra(&self, py: Python<'_>) -> Py<PyDict> {
         self.state.lock().extra.clone_ref(py)
     }

@@ -173,6 +173,11 @@ impl ReadPipeTransport {
     }
 
     #[getter]
+    fn _paused(&self) -> bool {
+        self.state.lock().life.is_paused()
+    }
+
+    #[getter]
     fn _extra(&self, py: Python<'_>) -> Py<PyDict> {
         self.state.lock().extra.clone_ref(py)
     }

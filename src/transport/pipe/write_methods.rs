@@ -239,6 +239,16 @@ impl WritePipeTransport {
     }
 
     #[getter]
+    fn _protocol_paused(&self) -> bool {
+        self.state.lock().flow.is_paused()
+    }
+
+    #[getter]
+    fn _conn_lost(&self) -> u32 {
+        self.state.lock().lost_writes
+    }
+
+    #[getter]
     fn _extra(&self, py: Python<'_>) -> Py<PyDict> {
         self.state.lock().extra.clone_ref(py)
     }

@@ -391,6 +391,16 @@ impl StreamTransport {
     }
 
     #[getter]
+    fn _eof(&self) -> bool {
+        self.state.lock().eof_written
+    }
+
+    #[getter]
+    fn _empty_waiter(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state.lock().empty_waiter.as_ref().map(|waiter| waiter.clone_ref(py))
+    }
+
+    #[getter]
     fn _conn_lost(&self) -> u32 {
         self.state.lock().life.lost()
     }

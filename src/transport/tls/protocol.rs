@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::lower::Lower;
-use super::state::{Application, Links, TlsState, Told};
+use super::state::{Application, Links, Phase, TlsState, Told};
 use super::transport::TlsTransport;
 use crate::loop_::event_loop::EventLoop;
 use crate::py::ffi::SharedBytes;
@@ -45,7 +45,7 @@ pub(super) struct Timeouts {
 }
 
 /// The protocol of the transport below a TLS connection.
-#[pyclass(frozen, weakref, module = "rloop._rloop")]
+#[pyclass(frozen, subclass, weakref, module = "rloop._rloop")]
 pub(crate) struct TlsProtocol {
     pub(super) state: Mutex<TlsState>,
     pub(super) timeouts: Timeouts,
@@ -334,6 +334,68 @@ impl TlsProtocol {
     /// Goes on after the application has resumed reading, or has filled its buffer.
     fn _read_on(slf: &Bound<'_, Self>) -> PyResult<()> {
         Self::read_on(slf)
+    }
+
+    #[getter]
+    fn _loop(&self, py: Python<'_>) -> Option<Py<EventLoop>> {
+        self.event_loop(py).map(Bound::unbind)
+    }
+
+    #[getter]
+    fn _extra(&self, py: Python<'_>) -> Py<PyDict> {
+        self.state.lock().extra.clone_ref(py)
+    }
+
+    #[getter]
+    fn _sslobj(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.engine().map(|engine| engine.ssl_object(py).clone().unbind())
+    }
+
+    #[getter]
+    fn _waiter(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state.lock().links.waiter.as_ref().map(|waiter| waiter.clone_ref(py))
+    }
+
+    #[getter]
+    fn _ssl_handshake_timeout(&self, py: Python<'_>) -> Py<PyAny> {
+        self.timeouts.handshake.clone_ref(py)
+    }
+
+    #[getter]
+    fn _ssl_shutdown_timeout(&self, py: Python<'_>) -> Py<PyAny> {
+        self.timeouts.shutdown.clone_ref(py)
+    }
+
+    /// The name of the phase in asyncio's enumeration of states.
+    #[getter]
+    fn _phase(&self) -> &'static str {
+        match self.state.lock().phase {
+            Phase::Unwrapped => "UNWRAPPED",
+            Phase::Handshaking => "DO_HANDSHAKE",
+            Phase::Wrapped => "WRAPPED",
+            Phase::Flushing => "FLUSHING",
+            Phase::ShuttingDown => "SHUTDOWN",
+        }
+    }
+
+    #[getter]
+    fn _conn_lost(&self) -> u32 {
+        self.state.lock().writing.lost
+    }
+
+    #[getter]
+    fn _ssl_writing_paused(&self) -> bool {
+        self.state.lock().writing.is_held
+    }
+
+    #[getter]
+    fn _ssl_reading_paused(&self) -> bool {
+        self.state.lock().reading.flow.is_paused()
+    }
+
+    #[getter]
+    fn _app_writing_paused(&self) -> bool {
+        self.state.lock().writing.flow.is_paused()
     }
 
     #[getter]
