@@ -273,7 +273,8 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         self._threads.wait()
 
     def _check_thread(self) -> None:
-        if self._threads is None or events._get_running_loop() is not self:
+        is_shard = self._threads is not None and events._get_running_loop() is self
+        if not (is_shard or _current.is_waking()):
             super()._check_thread()  # type: ignore[misc]
 
     def _drive(self, shard: int) -> None:

@@ -1,7 +1,8 @@
-"""Locks, events, semaphores, barriers and queues that tasks of all shards may share.
+"""Locks, events, semaphores, barriers and queues that all shards and all workers may share.
 
 The classes of asyncio's ``locks`` and ``queues`` modules, with their API and semantics, for tasks
-that may run on several threads of one loop (``docs/threading.md``). Each is a subclass of asyncio's
+that may run on several threads of one loop, or on the loops of several workers
+(``docs/threading.md``). Each is a subclass of asyncio's
 class of the same name and replaces what reads and then changes state; the rest is inherited. They
 work on every loop that runs asyncio's tasks, with one thread or many.
 
@@ -32,10 +33,13 @@ import asyncio
 import contextlib
 import sys
 import threading
-from asyncio import BrokenBarrierError, QueueEmpty, QueueFull
+from asyncio import BrokenBarrierError, QueueEmpty, QueueFull, events
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from rloop import _rloop
+from rloop._workers import current
 
 if sys.version_info >= (3, 13):
     from asyncio import QueueShutDown
@@ -71,19 +75,46 @@ _Waiter = asyncio.Future[Any]
 
 def _wake(waiter: _Waiter) -> bool:
     """Complete a waiter's future; return False if it was done or cancelled before."""
+    loop = waiter.get_loop()
     try:
-        waiter.set_result(None)
+        if loop is events._get_running_loop() or not _is_loop_of_worker(loop):
+            waiter.set_result(None)
+        elif loop.is_closed():
+            # Nobody cancelled the task before, and the loop refuses to wake it.
+            with contextlib.suppress(RuntimeError):
+                waiter.cancel()
+            return False
+        else:
+            with current.waking():
+                waiter.set_result(None)
     except asyncio.InvalidStateError:
         return False
     return True
 
 
+def _is_loop_of_worker(loop: object) -> bool:
+    return isinstance(loop, _rloop.EventLoop) and getattr(loop, "_worker", None) is not None
+
+
 class _Shared:
     """What the primitives have in common."""
 
-    if TYPE_CHECKING:
-        # What asyncio's classes derive from binds a primitive to the first loop it waits on.
-        def _get_loop(self) -> asyncio.AbstractEventLoop: ...
+    _loop: asyncio.AbstractEventLoop | None
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the running loop, to which asyncio binds a primitive that waits on it.
+
+        Raises:
+            RuntimeError: if the primitive is bound to another one, and not both are workers'.
+        """
+        running = events._get_running_loop()
+        if running is not None and self._loop is not running and _is_loop_of_worker(running):
+            if self._loop is None:
+                self._loop = running
+            if _is_loop_of_worker(self._loop):
+                return running
+        loop: asyncio.AbstractEventLoop = super()._get_loop()  # type: ignore[misc]
+        return loop
 
     def _line_up(self, waiters: deque[_Waiter]) -> _Waiter:
         """Return a new future at the end of the line; the caller holds the mutex."""
@@ -93,7 +124,7 @@ class _Shared:
 
 
 class Lock(_Shared, asyncio.Lock):
-    """A mutual exclusion lock for tasks of all shards. See :class:`asyncio.Lock`."""
+    """A mutual exclusion lock for tasks of all shards and workers. See :class:`asyncio.Lock`."""
 
     _locked: bool
     _waiters: deque[_Waiter]
@@ -149,7 +180,7 @@ class Lock(_Shared, asyncio.Lock):
 
 
 class Event(_Shared, asyncio.Event):
-    """A flag that tasks of all shards can wait for. See :class:`asyncio.Event`."""
+    """A flag that tasks of all shards and workers can wait for. See :class:`asyncio.Event`."""
 
     # clear() and is_set() are inherited: one access to the flag needs no mutex.
 
@@ -189,7 +220,7 @@ class Event(_Shared, asyncio.Event):
 
 
 class Condition(_Shared, asyncio.Condition):
-    """A condition variable for tasks of all shards. See :class:`asyncio.Condition`.
+    """A condition variable for tasks of all shards and workers. See :class:`asyncio.Condition`.
 
     Args:
         lock: the lock to use; by default a new one.
@@ -280,7 +311,7 @@ class Condition(_Shared, asyncio.Condition):
 
 
 class Semaphore(_Shared, asyncio.Semaphore):
-    """A counter of permits for tasks of all shards. See :class:`asyncio.Semaphore`.
+    """A counter of permits for tasks of all shards and workers. See :class:`asyncio.Semaphore`.
 
     Args:
         value: how many permits there are at first.
@@ -374,7 +405,9 @@ class BoundedSemaphore(Semaphore, asyncio.BoundedSemaphore):
 
 
 class Barrier(asyncio.Barrier):
-    """A meeting point for a number of tasks of all shards. See :class:`asyncio.Barrier`.
+    """A meeting point for a number of tasks of all shards and workers.
+
+    See :class:`asyncio.Barrier`.
 
     Args:
         parties: how many tasks meet.
@@ -391,10 +424,11 @@ class Barrier(asyncio.Barrier):
 
 
 class Queue(_Shared, asyncio.Queue[_T]):
-    """A first-in, first-out queue between tasks of all shards. See :class:`asyncio.Queue`.
+    """A first-in, first-out queue between tasks of all shards and workers.
 
-    On a loop with several threads, what ``qsize()``, ``empty()`` and ``full()`` return may be out
-    of date when the caller looks at it. ``shutdown()`` is there on every version of Python.
+    See :class:`asyncio.Queue`. With several threads, what ``qsize()``, ``empty()`` and ``full()``
+    return may be out of date when the caller looks at it. ``shutdown()`` is there on every version
+    of Python.
 
     Args:
         maxsize: how many items it holds at most; unlimited if not positive.

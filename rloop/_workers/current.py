@@ -5,8 +5,10 @@ worker as well: they inherit it from the thread that starts them, and code that 
 worker's context, as ``asyncio.to_thread()`` does, belongs to that worker on any thread.
 """
 
+import contextlib
 import contextvars
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +65,21 @@ def current_worker() -> "Worker":
             "start workers"
         )
     return worker
+
+
+@contextlib.contextmanager
+def waking() -> Iterator[None]:
+    """Have other workers' loops accept a wake-up from this thread, in debug mode as well."""
+    _of_thread.is_waking = True
+    try:
+        yield
+    finally:
+        _of_thread.is_waking = False
+
+
+def is_waking() -> bool:
+    """Return whether the calling thread wakes a task of another worker just now."""
+    return getattr(_of_thread, "is_waking", False)
 
 
 def inheriting(start: Any) -> Any:

@@ -66,7 +66,10 @@ class Worker:
         self._connections_given = 0
         self._open_connections = 0
         self._calls: set[_Call] = set()
-        self._calls_lock = threading.Lock()
+        # Calls that came before the worker ran its first loop; None from then on.
+        self._early_calls: list[_Call] | None = []
+        # Reentrant: a finalizer that runs in here may call a worker.
+        self._calls_lock = threading.RLock()
         self._has_ended = False
         self._thread = threading.Thread(
             target=self._work, name=f"rloop-worker-{index}", daemon=True
@@ -104,18 +107,20 @@ class Worker:
 
         Raises:
             RuntimeError: if no loop is running in the calling thread. The future raises it if the
-                worker runs no TokioLoop, or its loop ends before the coroutine has.
+                worker runs no TokioLoop any more, or its loop ends before the coroutine has.
             TypeError: if `coro` is neither a coroutine nor callable.
         """
+        caller = asyncio.get_running_loop()
         if asyncio.iscoroutine(coro):
             if args or kwargs:
                 raise TypeError("arguments go with a function, and this is a coroutine")
-            make: Callable[[], Any] = lambda: coro  # noqa: E731 - one of two ways to make it
+            call = _Call(self, lambda: coro, coro.close, caller)
         elif callable(coro):
-            make = lambda: self._copy.find_own(coro)(*args, **kwargs)  # noqa: E731
+            call = _Call(
+                self, lambda: self._copy.find_own(coro)(*args, **kwargs), lambda: None, caller
+            )
         else:
             raise TypeError(f"a coroutine or an asynchronous function was expected, got {coro!r}")
-        call = _Call(self, make, asyncio.get_running_loop())
         call.send()
         return call.future
 
@@ -136,7 +141,11 @@ class Worker:
     @contextlib.contextmanager
     def _running(self, event_loop: "TokioLoop") -> Iterator[None]:
         """Have `event_loop` deliver the worker's signals and calls while it runs."""
-        outer, self._active_loop = self._active_loop, event_loop
+        with self._calls_lock:
+            outer, self._active_loop = self._active_loop, event_loop
+            early, self._early_calls = self._early_calls, None
+            for call in early or ():
+                call.begin(event_loop)
         event_loop.call_soon(self._signals.run_pending)
         try:
             yield
@@ -146,10 +155,9 @@ class Worker:
     def _fail_calls(self, event_loop: "TokioLoop") -> None:
         """Fail the calls that a loop has not completed; it is being closed."""
         with self._calls_lock:
-            lost = [call for call in self._calls if call.runs_on(event_loop)]
+            lost = [call for call in self._calls if call.event_loop is event_loop]
         for call in lost:
-            error = RuntimeError(f"the loop of {self!r} was closed before the call was complete")
-            call.finish(Outcome(error=error))
+            call.fail(f"the loop of {self!r} was closed before the call was complete")
 
     def _work(self) -> None:
         """Run the worker's program. The body of its thread."""
@@ -159,6 +167,10 @@ class Worker:
         except BaseException as error:
             outcome = Outcome(error=error)
         self._has_ended = True
+        with self._calls_lock:
+            early, self._early_calls = self._early_calls, None
+        for call in early or ():
+            call.fail(f"{self!r} has ended")
         self._group._report_end(self, outcome)
 
 
@@ -182,6 +194,11 @@ class _CallFuture(asyncio.Future):  # type: ignore[type-arg]
             return
         if isinstance(outcome.error, asyncio.CancelledError):
             super().cancel(*outcome.error.args[:1])
+        elif isinstance(outcome.error, StopIteration):
+            # A future cannot raise it.
+            error = RuntimeError("the function that a worker called raised StopIteration")
+            error.__cause__ = outcome.error
+            self.set_exception(error)
         elif outcome.error is not None:
             self.set_exception(outcome.error)
         else:
@@ -192,31 +209,63 @@ class _Call:
     """A coroutine that a worker runs for another loop."""
 
     def __init__(
-        self, worker: Worker, make: Callable[[], Awaitable[Any]], caller: asyncio.AbstractEventLoop
+        self,
+        worker: Worker,
+        make: Callable[[], Awaitable[Any]],
+        discard: Callable[[], None],
+        caller: asyncio.AbstractEventLoop,
     ) -> None:
+        """Start nothing yet.
+
+        Args:
+            worker: who is to run it.
+            make: returns what it is to run.
+            discard: is called instead if it does not.
+            caller: the loop that waits for the outcome.
+        """
         self.future = _CallFuture(self, caller)
         self._worker = worker
         self._make = make
+        self._discard = discard
         self._caller = caller
-        self._event_loop: TokioLoop | None = None
+        self._context = contextvars.copy_context()
+        self._context.run(current.enter_context, worker)
         self._task: asyncio.Future[Any] | None = None
+        self.event_loop: TokioLoop | None = None
 
     def send(self) -> None:
         """Have the worker start the coroutine. Runs on the calling loop."""
-        context = contextvars.copy_context()
-        context.run(current.enter_context, self._worker)
         with self._worker._calls_lock:
-            self._event_loop = self._worker._active_loop
             self._worker._calls.add(self)
-        self._send(self._start, context=context)
+            if self._worker._early_calls is not None:
+                self._worker._early_calls.append(self)
+            elif self._worker._active_loop is None:
+                self.fail(f"{self._worker!r} runs no TokioLoop")
+            else:
+                self.begin(self._worker._active_loop)
+
+    def begin(self, event_loop: "TokioLoop") -> None:
+        """Have this loop of the worker start the coroutine. The caller holds the lock."""
+        self.event_loop = event_loop
+        self._send(self._start)
 
     def cancel(self, message: Any) -> None:
-        """Have the worker cancel the task, which it has made by then."""
-        self._send(self._cancel, message)
+        """Have the worker cancel the task. Runs on the calling loop."""
+        with self._worker._calls_lock:
+            early = self._worker._early_calls
+            if early is None or self not in early:
+                if self.event_loop is not None:
+                    self._send(self._cancel, message)
+                return
+            early.remove(self)
+        self._discard()
+        self.finish(Outcome(error=asyncio.CancelledError(message)))
 
-    def runs_on(self, event_loop: "TokioLoop") -> bool:
-        """Return whether this loop runs the coroutine."""
-        return self._event_loop is event_loop
+    def fail(self, reason: str) -> None:
+        """Fail the call: the worker does not run it, or not to its end."""
+        if self._task is None:
+            self._discard()
+        self.finish(Outcome(error=RuntimeError(reason)))
 
     def finish(self, outcome: Outcome) -> None:
         """Hand the outcome to the caller. Any thread may call this."""
@@ -226,19 +275,13 @@ class _Call:
         with contextlib.suppress(RuntimeError):
             self._caller.call_soon_threadsafe(self.future.finish, outcome)
 
-    def _send(
-        self,
-        function: Callable[..., None],
-        *args: Any,
-        context: contextvars.Context | None = None,
-    ) -> None:
+    def _send(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function on the worker's loop, or fail the call if that is closed."""
+        assert self.event_loop is not None, "it has begun"
         try:
-            if self._event_loop is None:
-                raise RuntimeError(f"{self._worker!r} runs no TokioLoop")  # noqa: TRY301
-            self._event_loop.call_soon_threadsafe(function, *args, context=context)
-        except RuntimeError as error:
-            self.finish(Outcome(error=error))
+            self.event_loop.call_soon_threadsafe(function, *args, context=self._context)
+        except RuntimeError:
+            self.fail(f"the loop of {self._worker!r} is closed")
 
     def _start(self) -> None:
         """Start the coroutine. Runs on the worker's loop."""

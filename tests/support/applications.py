@@ -20,6 +20,12 @@ class Application:
         self.events: list[tuple[int, Any]] = []
         self.meeting = Meeting(2)
         self.exchanged: list[Any] = [None, None]
+        self.recorder = types.ModuleType("recorder")
+
+    def share(self, **values: object) -> None:
+        """Set attributes of the module that the workers share."""
+        for name, value in values.items():
+            setattr(self.recorder, name, value)
 
     def write(self, sources: Sources) -> None:
         """Write the modules' files."""
