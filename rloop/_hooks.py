@@ -162,7 +162,6 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
             "3.11": "(self, fd, callback, *args)",
             "3.15": "(self, fd, callback, *args, context=...)",
         },
-        "_csock": "stored",
         "_ensure_fd_no_transport": "(self, fd)",
         "_make_datagram_transport": "(self, sock, protocol, address=..., waiter=..., extra=...)",
         "_make_socket_transport": {
@@ -333,6 +332,9 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
         "_pipe": "stored",
         "_protocol": "stored",
         "_write_ready": "(self)",
+    },
+    "importlib._bootstrap:ModuleSpec": {
+        "_initializing": "any",
     },
     "importlib._bootstrap": {
         "_DeadlockError": "class",

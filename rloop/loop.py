@@ -13,7 +13,6 @@ import contextlib
 import contextvars
 import functools
 import os
-import signal
 import socket
 import sys
 import threading
@@ -81,7 +80,6 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
     if TYPE_CHECKING:
         # What the standard library keeps on its selector loops.
-        _csock: socket.socket | None
         _child_watcher_callback: Callable[..., None]
         _thread_id: int | None
         _default_executor: concurrent.futures.ThreadPoolExecutor | None
@@ -163,9 +161,10 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         """Run until :meth:`stop` is called. See :meth:`asyncio.loop.run_forever`."""
         if self._threads is not None and not self.is_running() and not self.is_closed():
             self._threads.start(self)
+        self._set_runs_on_main_thread(threading.current_thread() is threading.main_thread())
         running = _NO_WORKER if self._worker is None else self._worker._running(self)
         try:
-            with running, _WakeupOnSignal(self._csock):
+            with running:
                 super().run_forever()
         finally:
             # asyncio.Runner cancels the tasks there are: those to come have to be among them.
@@ -573,33 +572,3 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
         # The steps below belong between the events of the transport.
         return await on_shard(shard, started)
-
-
-class _WakeupOnSignal:
-    """While the loop runs in the main thread, a signal writes to the loop's self-pipe.
-
-    Python runs signal handlers between bytecodes of the main thread. The wait for events is none;
-    a signal that arrives just before it, or on another thread, would else be noticed late.
-    """
-
-    def __init__(self, write_end: socket.socket | None) -> None:
-        self._write_end = write_end
-        self._installed = False
-
-    def __enter__(self) -> None:
-        if self._write_end is None or threading.current_thread() is not threading.main_thread():
-            return
-        previous = signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
-        if previous == -1:
-            self._installed = True
-        else:
-            # Somebody else's, such as a loop's add_signal_handler(): theirs wakes us as well.
-            signal.set_wakeup_fd(previous)
-
-    def __exit__(self, *_: object) -> None:
-        if self._installed:
-            self._installed = False
-            current = signal.set_wakeup_fd(-1)
-            assert self._write_end is not None
-            if current not in (-1, self._write_end.fileno()):
-                signal.set_wakeup_fd(current)

@@ -56,6 +56,8 @@ pub(crate) struct EventLoop {
     debug: AtomicBool,
     closed: AtomicBool,
     stopping: AtomicBool,
+    /// The run is on the main thread.
+    on_main_thread: AtomicBool,
     pub(crate) overrides: Overrides,
     /// The transports of the standard library's loop, by descriptor, once they were asked for.
     transports: OnceLock<Py<PyAny>>,
@@ -79,6 +81,11 @@ impl EventLoop {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    /// True if signals are handled on the thread that runs the loop.
+    pub(crate) fn runs_on_main_thread(&self) -> bool {
+        self.on_main_thread.load(Ordering::Relaxed)
     }
 
     pub(crate) fn crew(&self) -> Option<&Crew> {
@@ -533,9 +540,15 @@ impl EventLoop {
             debug: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            on_main_thread: AtomicBool::new(false),
             overrides: Overrides::new(),
             transports: OnceLock::new(),
         })
+    }
+
+    /// Tells whether the next run is on the main thread, which handles signals.
+    fn _set_runs_on_main_thread(&self, is_main_thread: bool) {
+        self.on_main_thread.store(is_main_thread, Ordering::Relaxed);
     }
 
     /// Runs iterations until `stop()` takes effect. `run_forever()` of the standard library calls this

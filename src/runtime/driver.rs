@@ -14,6 +14,7 @@
 
 use crate::runtime::alarm::Alarm;
 use crate::runtime::registration::{self, Fired};
+use crate::runtime::reminder::Reminder;
 use rloop_core::sync::ThreadCell;
 use std::future::poll_fn;
 use std::io;
@@ -34,6 +35,8 @@ pub(crate) fn is_inside_a_runtime() -> bool {
 /// One shard's runtime. Any thread may drive it, one at a time.
 pub(crate) struct Driver {
     alarm: Alarm,
+    /// Made when it is needed: only the main thread has one.
+    reminder: OnceLock<Reminder>,
     /// Invariant: `Some` until the driver is dropped.
     runtime: Option<Runtime>,
     /// Wakes the root future; set by the first iteration.
@@ -77,7 +80,7 @@ impl Driver {
             let _entered = runtime.enter();
             Alarm::new()?
         };
-        Ok(Self { alarm, runtime: Some(runtime), root: OnceLock::new() })
+        Ok(Self { alarm, reminder: OnceLock::new(), runtime: Some(runtime), root: OnceLock::new() })
     }
 
     /// Calls `iteration` after every wake-up until it is ready. Blocks the calling thread.
@@ -134,6 +137,18 @@ impl Driver {
 
     fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().expect("only drop takes the runtime")
+    }
+
+    /// Lets the reminder ring in `delay` seconds.
+    pub(crate) fn remind_in(&self, delay: f64) -> io::Result<()> {
+        if let Some(reminder) = self.reminder.get() {
+            return reminder.set(delay);
+        }
+        let reminder = {
+            let _entered = self.enter();
+            Reminder::new()?
+        };
+        self.reminder.get_or_init(|| reminder).set(delay)
     }
 
     /// The timer that ends a park.

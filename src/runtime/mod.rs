@@ -12,6 +12,7 @@ pub(crate) mod pipe;
 pub(crate) mod poller;
 pub(crate) mod process;
 pub(crate) mod registration;
+pub(crate) mod reminder;
 pub(crate) mod sockets;
 pub(crate) mod stream;
 pub(crate) mod sys;

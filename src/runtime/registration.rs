@@ -39,31 +39,34 @@ pub(crate) struct Fired {
     pub(crate) events: Vec<Event>,
     /// The poller behind `add_reader` has something.
     pub(crate) polled: bool,
+    /// The reminder has rung.
+    pub(crate) reminded: bool,
+}
+
+impl Fired {
+    const NOTHING: Self = Self { events: Vec::new(), polled: false, reminded: false };
 }
 
 thread_local! {
-    static FIRED: ThreadCell<Fired> =
-        const { ThreadCell::new(Fired { events: Vec::new(), polled: false }) };
+    static FIRED: ThreadCell<Fired> = const { ThreadCell::new(Fired::NOTHING) };
 }
 
-/// Moves the events that fired on this thread behind those in `events`, oldest first. Returns true
-/// if the poller has something as well.
-pub(crate) fn take_events(events: &mut Vec<Event>) -> bool {
+/// Moves the events that fired on this thread behind those in `events`, oldest first. Returns whether
+/// the poller has something, and whether the reminder has rung.
+pub(crate) fn take_events(events: &mut Vec<Event>) -> (bool, bool) {
     ThreadCell::lend(&FIRED, |fired| {
         if events.is_empty() {
             std::mem::swap(&mut fired.events, events);
         } else {
             events.append(&mut fired.events);
         }
-        std::mem::take(&mut fired.polled)
+        (std::mem::take(&mut fired.polled), std::mem::take(&mut fired.reminded))
     })
 }
 
 /// All that fired on this thread.
 pub(crate) fn take_all() -> Fired {
-    ThreadCell::lend(&FIRED, |fired| {
-        std::mem::replace(fired, Fired { events: Vec::new(), polled: false })
-    })
+    ThreadCell::lend(&FIRED, |fired| std::mem::replace(fired, Fired::NOTHING))
 }
 
 /// Notes that the poller has something.
@@ -76,6 +79,19 @@ impl Wake for PollerEvent {
 
     fn wake_by_ref(self: &Arc<Self>) {
         ThreadCell::lend(&FIRED, |fired| fired.polled = true);
+    }
+}
+
+/// Notes that the reminder has rung.
+pub(crate) struct ReminderEvent;
+
+impl Wake for ReminderEvent {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        ThreadCell::lend(&FIRED, |fired| fired.reminded = true);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::shard::crew::Crew;
 use crate::shard::exit;
 use pyo3::prelude::*;
 use rloop_core::inbox::Park;
+use rloop_core::signals;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -150,6 +151,8 @@ impl Shard {
     ) -> PyResult<()> {
         let io = self.io()?;
         let _seat = Seat::take(self, event_loop)?;
+        let is_main_thread = matches!(role, Role::Main) && event_loop.get().runs_on_main_thread();
+        self.with_local(|local| local.signals.begin(is_main_thread));
         let run = exit::Run::begin(self);
         let result = sys::hanging_at_exit(|| self.run_iterations(event_loop, role, &io, &run));
         let result = result.map_err(PyErr::from);
@@ -268,6 +271,9 @@ impl Shard {
             // A signal that interrupted the wait has its Python handler run here. If something is
             // ready, the interpreter sees to it when that runs, unless it is native code.
             local.unchecked_iterations += 1;
+            if iteration.depth() > 0 {
+                local.signals.note_run();
+            }
             let is_check_due = has_mail
                 || iteration.depth() == 0
                 || local.unchecked_iterations == ITERATIONS_PER_SIGNAL_CHECK;
@@ -426,6 +432,9 @@ impl Shard {
             }
             if let Some(deadline) = local.next_alarm(timeout) {
                 io.driver.alarm().set(deadline)?;
+            }
+            if local.signals.start() {
+                io.driver.remind_in(signals::DELAY)?;
             }
             Ok(Settled::Parked)
         });

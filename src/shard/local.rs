@@ -10,6 +10,7 @@ use crate::transport::core::{Call, Transport};
 use crate::transport::tls::TlsProtocol;
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
+use rloop_core::signals::SignalChecks;
 use rloop_core::timers::TimerHeap;
 use std::collections::VecDeque;
 use std::io;
@@ -56,6 +57,7 @@ pub(super) struct Local {
     pub(super) watches_active: bool,
     /// The handles of a look before the wait are ready; they count as the next iteration's.
     pub(super) looked_ahead: bool,
+    pub(super) signals: SignalChecks,
     /// How many iterations began since signals were last looked at.
     pub(super) unchecked_iterations: u8,
     /// Connections with something written by what runs now or ran just before, to be sent soon. Each
@@ -75,6 +77,7 @@ impl Local {
             // The first look asks for the first event.
             watches_active: true,
             looked_ahead: false,
+            signals: SignalChecks::default(),
             unchecked_iterations: 0,
             unsent: VecDeque::new(),
         }
@@ -86,13 +89,22 @@ impl Local {
             self.events.clear();
             self.next_event = 0;
         }
-        self.watches_active |= registration::take_events(&mut self.events);
+        let (polled, reminded) = registration::take_events(&mut self.events);
+        self.watches_active |= polled;
+        if reminded {
+            self.signals.note_ring();
+        }
     }
 
     /// Takes over the events that fired on another thread.
     pub(super) fn accept(&mut self, fired: Fired) {
         self.events.extend(fired.events);
         self.watches_active |= fired.polled;
+        if fired.reminded {
+            self.signals.note_ring();
+        }
+        // The thread that handles signals did not wait for events, so none interrupts the next wait.
+        self.signals.note_run();
     }
 
     /// The transport of the next event of this iteration and what it may do; `None` after the last.

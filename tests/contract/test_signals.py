@@ -1,8 +1,11 @@
 """Signal handlers: they run as callbacks of the loop, and leave no trace when removed."""
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +15,7 @@ import pytest
 
 from support.leaks import LeakGuard
 from support.loops import LoopFactory
+from support.peers import fill
 from support.threads import eventually, in_thread, turns
 
 Loop = asyncio.AbstractEventLoop
@@ -184,6 +188,70 @@ async def test_a_python_level_handler_runs_while_the_loop_waits(loop: Loop) -> N
         )
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+def test_a_signal_after_the_last_bytecode_before_a_wait_is_noticed(loop: Loop) -> None:
+    """C code raises it, called by the loop with no bytecode in between or behind."""
+    previous = signal.signal(signal.SIGUSR1, lambda *_: loop.call_soon_threadsafe(loop.stop))
+    try:
+        loop.call_soon(ctypes.CDLL(None)["raise"], signal.SIGUSR1)
+        loop.run_forever()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+@contextlib.contextmanager
+def wakeup_descriptor(*, warn: bool) -> Iterator[socket.socket]:
+    """Set the wake-up descriptor of the process; give its socket."""
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=warn)
+        try:
+            yield writing
+        finally:
+            signal.set_wakeup_fd(-1)
+
+
+@pytest.mark.parametrize("warn", [False, True], ids=["silent", "warning"])
+@pytest.mark.parametrize("thread", ["main", "other"])
+def test_a_run_leaves_the_wakeup_descriptor_of_the_program_alone(
+    loop: Loop, thread: str, warn: bool, guard: LeakGuard
+) -> None:
+    def run() -> None:
+        loop.run_until_complete(asyncio.sleep(0))
+
+    previous = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with wakeup_descriptor(warn=warn) as writing:
+            if thread == "main":
+                run()
+            else:
+                runner = threading.Thread(target=run)
+                runner.start()
+                runner.join()
+            fill(writing)
+            signal.raise_signal(signal.SIGUSR1)
+            assert len(guard.take_unraisable()) == warn
+            assert signal.set_wakeup_fd(-1) == writing.fileno()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+async def test_a_loop_without_signal_handlers_sets_no_wakeup_descriptor() -> None:
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+async def test_signal_handlers_take_the_wakeup_descriptor_and_leave_none(loop: Loop) -> None:
+    with wakeup_descriptor(warn=False) as writing:
+        loop.add_signal_handler(signal.SIGUSR1, print)
+        loop.add_signal_handler(signal.SIGUSR2, print)
+        loop.remove_signal_handler(signal.SIGUSR1)
+        taken = signal.set_wakeup_fd(-1)
+        assert taken not in (-1, writing.fileno())
+        signal.set_wakeup_fd(taken)
+        loop.remove_signal_handler(signal.SIGUSR2)
+        assert signal.set_wakeup_fd(-1) == -1
 
 
 async def test_callbacks_from_other_threads_without_end_do_not_starve_a_handler(

@@ -11,6 +11,7 @@ pub mod inbox;
 pub mod lifecycle;
 pub mod placement;
 pub mod records;
+pub mod signals;
 pub mod sync;
 pub mod timers;
 pub mod watches;

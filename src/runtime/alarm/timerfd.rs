@@ -27,6 +27,11 @@ impl Alarm {
         Ok(Self { timer: sys::register_owned(timer)? })
     }
 
+    /// The timer as a registered descriptor.
+    pub(crate) fn io(&self) -> &AsyncFd<OwnedFd> {
+        &self.timer
+    }
+
     /// Ends the next park at `deadline`, in seconds on the loop's clock, instead of whatever was
     /// set before.
     pub(crate) fn set(&self, deadline: f64) -> io::Result<()> {
