@@ -35,8 +35,8 @@ pub(crate) fn is_inside_a_runtime() -> bool {
 /// One shard's runtime. Any thread may drive it, one at a time.
 pub(crate) struct Driver {
     alarm: Alarm,
-    /// Made when it is needed: only the main thread has one.
-    reminder: OnceLock<Reminder>,
+    /// Made beforehand: a run does not need descriptors of its own.
+    reminder: Option<Reminder>,
     /// Invariant: `Some` until the driver is dropped.
     runtime: Option<Runtime>,
     /// Wakes the root future; set by the first iteration.
@@ -64,7 +64,7 @@ fn set_root(root: Option<Waker>) -> Option<Waker> {
 }
 
 impl Driver {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(has_reminder: bool) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_io()
             .max_io_events_per_tick(EVENTS_PER_POLL)
@@ -76,11 +76,11 @@ impl Driver {
                 });
             })
             .build()?;
-        let alarm = {
+        let (alarm, reminder) = {
             let _entered = runtime.enter();
-            Alarm::new()?
+            (Alarm::new()?, has_reminder.then(Reminder::new).transpose()?)
         };
-        Ok(Self { alarm, reminder: OnceLock::new(), runtime: Some(runtime), root: OnceLock::new() })
+        Ok(Self { alarm, reminder, runtime: Some(runtime), root: OnceLock::new() })
     }
 
     /// Calls `iteration` after every wake-up until it is ready. Blocks the calling thread.
@@ -139,16 +139,9 @@ impl Driver {
         self.runtime.as_ref().expect("only drop takes the runtime")
     }
 
-    /// Lets the reminder ring in `delay` seconds.
+    /// Lets the reminder ring in `delay` seconds, if there is one.
     pub(crate) fn remind_in(&self, delay: f64) -> io::Result<()> {
-        if let Some(reminder) = self.reminder.get() {
-            return reminder.set(delay);
-        }
-        let reminder = {
-            let _entered = self.enter();
-            Reminder::new()?
-        };
-        self.reminder.get_or_init(|| reminder).set(delay)
+        self.reminder.as_ref().map_or(Ok(()), |reminder| reminder.set(delay))
     }
 
     /// The timer that ends a park.

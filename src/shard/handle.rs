@@ -107,8 +107,9 @@ pub(crate) struct ShardIo {
 }
 
 impl ShardIo {
-    fn new() -> io::Result<Self> {
-        let driver = Driver::new()?;
+    /// Only the first shard may run on the main thread, which has to be reminded of signals.
+    fn new(is_first: bool) -> io::Result<Self> {
+        let driver = Driver::new(is_first)?;
         let poller = {
             let _entered = driver.enter();
             Poller::new()?
@@ -124,7 +125,7 @@ impl Shard {
             id: shard_id(loop_number, index),
             inbox: Inbox::new(),
             parked: Mutex::new(Some(Local::new())),
-            io: Mutex::new(Some(Arc::new(ShardIo::new()?))),
+            io: Mutex::new(Some(Arc::new(ShardIo::new(index == 0)?))),
             process: process::Stamp::new(),
             retired: AtomicBool::new(false),
             load: Load::default(),

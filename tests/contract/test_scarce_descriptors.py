@@ -70,6 +70,16 @@ async def test_attempts_to_accept_do_not_multiply(
     await protocol.called("connection_lost")
 
 
+def test_a_loop_runs_without_further_descriptors(loop: Loop) -> None:
+    async def run() -> None:
+        future = loop.create_future()
+        loop.call_later(DELAY, future.set_result, None)
+        await future
+
+    with no_descriptors_left():
+        loop.run_until_complete(run())
+
+
 async def test_a_server_has_its_backlog_after_it_was_out_of_descriptors(
     loop: Loop, guard: LeakGuard
 ) -> None:
