@@ -8,7 +8,8 @@ argument of the form ``package.module:name``.
 import atexit
 import os
 import re
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 from rloop._workers.group import Group
 from rloop._workers.modules import Copies
@@ -34,13 +35,16 @@ _SERVERS = frozenset(
 
 _IMPORT_STRING = re.compile(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_][\w.]*(\(.*\))?")
 
+_HYPERCORN_WORKERS = re.compile("-w|--workers")
+"""An argument that tells hypercorn how many processes to start."""
+
 
 def run_program(
     run: Callable[[], object],
     count: int,
     *,
     module: str | None,
-    arguments: Iterable[str],
+    arguments: Sequence[str],
     modules: Iterable[str] | None,
     shared: Iterable[str],
 ) -> None:
@@ -67,6 +71,11 @@ def run_program(
         copied.update(modules)
     # uvicorn would take uvloop, or asyncio's own loop.
     os.environ.setdefault("UVICORN_LOOP", "rloop:new_event_loop")
+    # Else WEB_CONCURRENCY says how many processes it starts.
+    os.environ.setdefault("UVICORN_WORKERS", "1")
+    if module == "hypercorn" and not any(map(_HYPERCORN_WORKERS.match, arguments)):
+        # By default it serves in a process of its own, which is no worker.
+        sys.argv[1:1] = ["--workers", "0"]
     copies = Copies(copied=copied, shared=shared, by_location=modules is None)
 
     def body(_: Worker) -> None:

@@ -29,6 +29,15 @@ def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
+async def say_when_serving() -> None:
+    """Print "serving" and the worker's index once its loop has a server."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, rloop.TokioLoop)
+    while not loop._servings:
+        await asyncio.sleep(0.001)
+    say("serving", rloop.current_worker().index)
+
+
 def free_address() -> tuple[str, int]:
     """Return an address that nobody has bound now."""
     with socket.create_server((LOOPBACK, 0)) as sock:
