@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,14 +89,23 @@ def unpack(sdist: Path, folder: Path) -> Path:
     Files get the present time instead of the one in the archive: cargo compares times, and takes
     what it compiled from an older sdist for up to date.
     """
-    with tarfile.open(sdist) as archive:
-        # Absent before 3.11.4, where extraction has no filters.
-        archive.extraction_filter = getattr(tarfile, "data_filter", None)
-        archive.extractall(folder)
+    extract(sdist, folder)
     for path in folder.rglob("*"):
         path.touch()
     (source,) = folder.iterdir()
     return source
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpack a wheel or an sdist into `folder`."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder)
+        return
+    with tarfile.open(archive) as sdist:
+        # Absent before 3.11.4, where extraction has no filters.
+        sdist.extraction_filter = getattr(tarfile, "data_filter", None)
+        sdist.extractall(folder)
 
 
 def differ(first: Path, second: Path, work: Path) -> bool:
@@ -110,7 +120,7 @@ def differ(first: Path, second: Path, work: Path) -> bool:
     folders = [work / "first", work / "second"]
     for archive, folder in zip((first, second), folders, strict=True):
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.unpack_archive(archive, folder, "zip" if archive.suffix == ".whl" else "gztar")
+        extract(archive, folder)
     subprocess.run(["diff", "-rq", *folders], check=False)
     print(f"'diffoscope {first} {second}' shows every difference", flush=True)
     return True
