@@ -112,6 +112,7 @@ class Side(asyncio.Protocol):
         self.transport: Any = None
         # Finalizers run on any thread, and inside of other operations.
         self._lock = threading.RLock()
+        self._is_writing = False
         self.sent = 0
         self.received = 0
         self.made = 0
@@ -165,21 +166,35 @@ class Side(asyncio.Protocol):
 
     # The operations.
 
-    def write(self) -> None:
-        size = self.sequence.random.choice(SIZES)
+    @contextlib.contextmanager
+    def next_bytes(self, size: int) -> Iterator[bytes]:
+        """Give the next bytes of the stream to who writes them, or none to a nested write.
+
+        A finalizer may write between the moment the bytes are chosen and the moment they are
+        written. Its bytes would then be the same ones.
+        """
         with self._lock:
-            if self.is_open():
-                self.transport.write(stretch(self.sent, size))
+            if self._is_writing or not self.is_open():
+                yield b""
+                return
+            self._is_writing = True
+            try:
+                yield stretch(self.sent, size)
                 self.sent += size
+            finally:
+                self._is_writing = False
+
+    def write(self) -> None:
+        with self.next_bytes(self.sequence.random.choice(SIZES)) as data:
+            if data:
+                self.transport.write(data)
 
     def writelines(self) -> None:
         sizes = [self.sequence.random.choice(SIZES[:4]) for _ in range(3)]
-        with self._lock:
-            if self.is_open():
-                whole = stretch(self.sent, sum(sizes))
-                parts = [whole[sum(sizes[:n]) : sum(sizes[: n + 1])] for n in range(3)]
+        with self.next_bytes(sum(sizes)) as data:
+            if data:
+                parts = [data[sum(sizes[:n]) : sum(sizes[: n + 1])] for n in range(3)]
                 self.transport.writelines(parts)
-                self.sent += sum(sizes)
 
     def close(self) -> None:
         # Data that arrives after this is dropped.
