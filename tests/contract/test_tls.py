@@ -73,12 +73,12 @@ async def test_a_buffered_protocol_gets_the_same_bytes(
     authority: Authority, side: str, make_protocol: type[RecordingBufferedProtocol]
 ) -> None:
     protocol = make_protocol(1000)
-    payload = os.urandom(1 << 18)
+    # Several records, and little enough to be sent at once.
+    payload = os.urandom(1 << 16)
     async with tls_connected(protocol, authority, side) as (_, peer):
-        sending = in_thread(peer.sendall, payload)
-        received = await protocol.received(len(payload))
-        await sending
-        assert received == payload
+        peer.sendall(payload)
+        # The wait is in vain on asyncio, which loses records.
+        assert await protocol.received(len(payload), patience=3) == payload
 
 
 def digest_slowly_and_close(sock: ssl.SSLSocket) -> tuple[int, str]:

@@ -47,9 +47,12 @@ class Journal:
         """Return how often that method was called."""
         return len(self.values(name))
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until a call has made the condition true; raise TimeoutError if none does."""
-        async with asyncio.timeout(PEER_TIMEOUT):
+    async def until(self, condition: Callable[[], object], patience: float = PEER_TIMEOUT) -> None:
+        """Wait until a call has made the condition true; raise TimeoutError if none does.
+
+        ``patience`` is how long it waits, in seconds.
+        """
+        async with asyncio.timeout(patience):
             while True:
                 # Before the question: what another thread notes after it sets the event again.
                 self._changed.clear()
@@ -66,9 +69,9 @@ class Journal:
         """Wait until that method has been called that often."""
         await self.until(lambda: self.count(name) >= count)
 
-    async def received(self, count: int) -> bytes:
+    async def received(self, count: int, patience: float = PEER_TIMEOUT) -> bytes:
         """Wait until that many bytes have come and return all that did."""
-        await self.until(lambda: len(self.data) >= count)
+        await self.until(lambda: len(self.data) >= count, patience)
         return bytes(self.data)
 
 
