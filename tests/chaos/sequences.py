@@ -564,9 +564,16 @@ def run_sequence(
     loop = make_loop()
     sequence = Sequence(loop, seed, contexts, starves=starves)
     with unraisable_hook(sequence):
+        is_stopped = False
+
+        def stop(_: object) -> None:
+            nonlocal is_stopped
+            is_stopped = True
+            loop.stop()
+
         task = loop.create_task(sequence.main())
-        task.add_done_callback(lambda _: loop.stop())
-        while not task.done():
+        task.add_done_callback(stop)
+        while not is_stopped:
             try:
                 loop.run_forever()
             except InjectedExit:
