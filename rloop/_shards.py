@@ -32,6 +32,9 @@ class SpawnedFuture(_Future[_T]):
     elsewhere is *undecided* until that shard has dealt with it. A task that has ended takes no
     request. Then :meth:`_finish` refuses it: the task that awaits is cancelled instead, as it is in
     asyncio when ``Task.cancel()`` returns False.
+
+    Requests that are undecided at the same time count as one, with the message of the first. So
+    shards that go on cancelling cannot fill the memory of a home shard that is busy.
     """
 
     _task: asyncio.Task[_T] | None = None
@@ -52,9 +55,10 @@ class SpawnedFuture(_Future[_T]):
         # Commands to the home shard need a context of their own: the sender reads it, and a context
         # must not be read while another thread runs in it (docs/safety.md).
         self._home = event_loop._home_context(shard)
-        # Every thread that cancels adds to it, the home shard takes out. The operations on a dict
-        # are atomic, and a signal handler may call cancel() between any two of them.
-        self._undecided: dict[object, tuple[Any, _Waiter | None]] = {}
+        # The message of each request, by who waits for its effect, if anybody does. Every thread
+        # that cancels adds to it, the home shard takes out. The operations on a dict are atomic,
+        # and a signal handler may call cancel() between any two of them.
+        self._undecided: dict[_Waiter | None, tuple[Any]] = {}
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Ask the task to end. Any thread may call this.
@@ -125,17 +129,17 @@ class SpawnedFuture(_Future[_T]):
         is_here = not event_loop._is_driven_elsewhere(self._shard)
         if is_here and self._task is not None:
             return self._task.cancel(message)
-        key = object()
-        self._undecided[key] = (message, waiter)
+        request = (message,)
+        is_new = self._undecided.setdefault(waiter, request) is request
         # If `_finish` has not seen the request, then this sees that `_finish` has begun.
         if self._has_ended:
-            return self._undecided.pop(key, None) is None
-        if not is_here:
+            return self._undecided.pop(waiter, None) is None
+        if is_new and not is_here:
             try:
                 event_loop.call_soon_threadsafe(self._decide, context=self._home)
             except RuntimeError:
                 # The loop was closed meanwhile.
-                return self._undecided.pop(key, None) is None
+                return self._undecided.pop(waiter, None) is None
         return True
 
     def _decide(self) -> None:
@@ -143,9 +147,9 @@ class SpawnedFuture(_Future[_T]):
         if self._task is None:
             # `start_at_home` follows.
             return
-        for key, (message, _) in self._undecided.copy().items():
+        for waiter, (message,) in self._undecided.copy().items():
             if self._run(self._task.cancel, message):
-                self._undecided.pop(key, None)
+                self._undecided.pop(waiter, None)
 
     def _run(self, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
         """Call code that may change context variables: those of `_home` must stay as they are."""
@@ -170,9 +174,9 @@ class SpawnedFuture(_Future[_T]):
         self._has_ended = True
         with contextlib.suppress(KeyError):
             while True:
-                _, (message, waiter) = self._undecided.popitem()
+                waiter, refusal = self._undecided.popitem()
                 if waiter is not None:
-                    waiter.refusal = (message,)
+                    waiter.refusal = refusal
 
 
 class _Waiter(_Future[None]):

@@ -628,6 +628,31 @@ class TestOfSeveralThreads:
 
         run(main())
 
+    def test_requests_that_a_busy_home_has_not_seen_count_as_one(self, run: Run[int]) -> None:
+        """Shards that go on cancelling must not fill the memory of a home shard."""
+
+        async def work(began: sync.Event, gate: Gate) -> int:
+            task = asyncio.current_task()
+            assert task is not None
+            began.set()
+            await asyncio.sleep(0)
+            gate.hold()
+            with pytest.raises(asyncio.CancelledError, match="first"):
+                await asyncio.sleep(60)
+            return task.cancelling()
+
+        async def main() -> int:
+            began, gate = sync.Event(), Gate()
+            future = rloop.on_shard(1, work(began, gate))
+            await began.wait()
+            gate.wait_until_held()
+            assert future.cancel("first")
+            assert all(future.cancel("another") for _ in range(1000))
+            gate.open()
+            return await future
+
+        assert run(main()) == 1
+
     def test_a_foreign_thread_may_cancel(self, run: Run[None]) -> None:
         async def main() -> None:
             for shard in range(shard_count()):
