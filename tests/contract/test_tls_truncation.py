@@ -144,12 +144,15 @@ async def test_a_reader_of_a_strict_context_learns_of_an_end_without_a_close_not
 ) -> None:
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
-    async with connected_to_record_peer(protocol, strict) as (_, peer):
+    async with connected_to_record_peer(protocol, strict) as (transport, peer):
+        writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
         peer.send(DATA)
         assert await reader.readexactly(len(DATA)) == DATA
         peer.sock.shutdown(socket.SHUT_WR)
         with pytest.raises(ssl.SSLEOFError):
             await reader.read()
+        with pytest.raises(ssl.SSLEOFError):
+            await writer.wait_closed()
 
 
 @pytest.mark.only_on("rloop")

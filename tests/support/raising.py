@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import select
 import socket
 import ssl
 import tempfile
@@ -174,6 +175,11 @@ class Peer:
                 self._take(data)
             else:
                 self.end = "end of stream"
+
+    def poll_to_the_end(self) -> None:
+        """Receive until the end of the stream, which is on its way."""
+        while not self.end and select.select([self.sock], [], [], PATIENCE)[0]:
+            self.poll()
 
     def _take(self, data: bytes) -> None:
         self.received += len(data)
@@ -427,7 +433,8 @@ class Stage:
             if self._connecting is not None:
                 await self._note_connecting(self._connecting)
             if self.peer is not None:
-                self.peer.poll()
+                # Another thread calls connection_lost() and closes the descriptor after that.
+                self.peer.poll_to_the_end() if self.is_over() else self.peer.poll()
                 size = self.peer.received if self.counts_bytes else "some"
                 self.seen.peer = f"{size} bytes, {self.peer.end}"
             self.seen.calls = list(self.protocol.calls)
@@ -448,6 +455,13 @@ class Stage:
             await asyncio.wait([connecting])
             if error := connecting.exception():
                 self.seen.raised.append(f"connecting: {type(error).__name__}")
+
+
+class _DatagramPeer(Peer):
+    """The other end of datagrams, which have no end."""
+
+    def poll_to_the_end(self) -> None:
+        self.poll()
 
 
 class EndpointStage(Stage):
@@ -471,7 +485,7 @@ class EndpointStage(Stage):
             ours.connect(f"{folder.name}/theirs")
             theirs.connect(f"{folder.name}/ours")
         ours.setblocking(False)
-        self.peer = Peer(theirs)
+        self.peer = _DatagramPeer(theirs)
         self._closers.append(theirs.close)
         self._closers.append(ours.close)
         self._is_closed = lambda: ours.fileno() == -1
@@ -521,6 +535,10 @@ class _PipePeer(Peer):
                 self._take(data)
             else:
                 self.end = "end of stream"
+
+    def poll_to_the_end(self) -> None:
+        while self._reads and not self.end and select.select([self.file], [], [], PATIENCE)[0]:
+            self.poll()
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
