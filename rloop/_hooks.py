@@ -109,6 +109,7 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
     },
     "asyncio.mixins:_LoopBoundMixin": {
         "_get_loop": "(self)",
+        "_loop": "attribute",
     },
     "asyncio.queues:LifoQueue": {
         "_get": "(self)",
@@ -274,6 +275,10 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
     },
     "asyncio.streams:StreamReaderProtocol": {
         "_stream_reader": "attribute",
+    },
+    "asyncio.tasks": {
+        "_current_tasks": "attribute",
+        "_swap_current_task": {"3.12": "any"},
     },
     "asyncio.transports": {
         "_FlowControlMixin": "class",

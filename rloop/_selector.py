@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from rloop import _rloop
+    from rloop.loop import TokioLoop
 
 
 class WatchedDescriptors(selectors.BaseSelector):
     """A read-only selector: descriptors are added with ``loop.add_reader()`` and the like."""
 
-    def __init__(self, event_loop: "_rloop.EventLoop") -> None:
+    def __init__(self, event_loop: "TokioLoop") -> None:
         self._event_loop = event_loop
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> NoReturn:
@@ -27,9 +27,14 @@ class WatchedDescriptors(selectors.BaseSelector):
         """Raise RuntimeError: the loop owns its selector."""
         raise RuntimeError("use loop.remove_reader() or loop.remove_writer()")
 
-    def select(self, timeout: float | None = None) -> NoReturn:
-        """Raise RuntimeError: the loop waits by itself."""
-        raise RuntimeError("the loop waits for events itself")
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Take an iteration of the loop, for a program that has replaced `_run_once()`.
+
+        Raises:
+            RuntimeError: if the loop waits by itself, or has several threads.
+        """
+        self._event_loop._select(timeout)
+        return []
 
     def get_key(self, fileobj: Any) -> selectors.SelectorKey:
         """Return the key of a descriptor, or of the object that has it.

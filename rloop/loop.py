@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mut
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from rloop import _rloop, _server, _streams
+from rloop._nesting import EmptyReadyQueue, EmptyTimers, take_iteration
 from rloop._queues import ReadyQueue, Timers
 from rloop._selector import WatchedDescriptors
 from rloop._sockets import SocketMethods
@@ -128,7 +129,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     @property
     def _scheduled(self) -> Timers:
         """The timers. Programs read asyncio's by this name."""
-        return Timers(self)
+        return EmptyTimers(self) if self._is_driven_by_program() else Timers(self)
 
     @_scheduled.setter
     def _scheduled(self, timers: list[asyncio.TimerHandle]) -> None:
@@ -138,12 +139,27 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     @property
     def _ready(self) -> ReadyQueue:
         """The callbacks that are ready. Programs read asyncio's by this name."""
-        return ReadyQueue(self)
+        return EmptyReadyQueue(self) if self._is_driven_by_program() else ReadyQueue(self)
 
     @_ready.setter
     def _ready(self, handles: "collections.deque[asyncio.Handle]") -> None:
         _demand_empty("_ready", handles)
         self._clear_ready()
+
+    def _is_driven_by_program(self) -> bool:
+        """Whether a program has replaced the method that runs the loop."""
+        return type(self)._run_once is not _RUN_ONCE
+
+    def _select(self, timeout: float | None) -> None:
+        """Take an iteration for a program that has replaced the method that runs the loop."""
+        if not self._is_driven_by_program():
+            raise RuntimeError("the loop waits for events itself")
+        self._note_thread()
+        take_iteration(self, timeout)
+
+    def _note_thread(self) -> None:
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        self._set_runs_on_main_thread(is_main_thread)
 
     @property
     def __dict__(self) -> dict[str, Any]:
@@ -161,7 +177,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
         """Run until :meth:`stop` is called. See :meth:`asyncio.loop.run_forever`."""
         if self._threads is not None and not self.is_running() and not self.is_closed():
             self._threads.start(self)
-        self._set_runs_on_main_thread(threading.current_thread() is threading.main_thread())
+        self._note_thread()
         running = _NO_WORKER if self._worker is None else self._worker._running(self)
         try:
             with running:
@@ -572,3 +588,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
 
         # The steps below belong between the events of the transport.
         return await on_shard(shard, started)
+
+
+_RUN_ONCE = TokioLoop._run_once
+"""The method that a program may replace to run the loop itself, as ``nest_asyncio`` does."""

@@ -561,6 +561,12 @@ impl EventLoop {
         }
     }
 
+    /// Takes a single iteration, in which it waits if it has to and `may_block` says so. May be called
+    /// inside a callback.
+    fn _take_iteration(slf: &Bound<'_, Self>, may_block: bool) -> PyResult<()> {
+        slf.get().main_shard().step(slf, may_block)
+    }
+
     /// Gives the loop, which has not run yet, `count` shards. Called once at most.
     fn _set_shards(&self, py: Python<'_>, count: u16) -> PyResult<()> {
         let homes = Homes::new(py, count)?;

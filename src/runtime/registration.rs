@@ -44,7 +44,7 @@ pub(crate) struct Fired {
 }
 
 impl Fired {
-    const NOTHING: Self = Self { events: Vec::new(), polled: false, reminded: false };
+    pub(crate) const NOTHING: Self = Self { events: Vec::new(), polled: false, reminded: false };
 }
 
 thread_local! {

@@ -57,7 +57,7 @@ impl Role<'_> {
 
 /// What ends a run before `stop()` takes effect. There is no conversion from any other exception.
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     /// User code raised `KeyboardInterrupt` or `SystemExit`.
     Interrupt(Interrupt),
     /// A handler of the `signal` module raised it between two callbacks, so it is no callback's
@@ -90,7 +90,7 @@ impl Failure {
         py.check_signals().map_err(Self::SignalHandler)
     }
 
-    fn kernel(py: Python<'_>, error: &io::Error) -> Self {
+    pub(super) fn kernel(py: Python<'_>, error: &io::Error) -> Self {
         Self::Kernel(os_error(py, error))
     }
 }
@@ -108,7 +108,7 @@ enum Wait {
 }
 
 /// What is left at the end of an iteration.
-enum Settled {
+pub(super) enum Settled {
     /// So many items are ready.
     Ready(usize),
     /// The next iteration has something to do.
@@ -119,7 +119,7 @@ enum Settled {
 
 /// How much an iteration has to do, in this order.
 #[derive(Default)]
-struct Iteration {
+pub(super) struct Iteration {
     /// Callbacks that were ready before the wait.
     left_over: usize,
     /// Events of transports.
@@ -243,7 +243,7 @@ impl Shard {
     }
 
     /// Takes what the wait brought. `end_time` is that of [`EventLoop::end_time`].
-    fn begin_iteration(
+    pub(super) fn begin_iteration(
         &self,
         event_loop: &Bound<'_, EventLoop>,
         io: &ShardIo,
@@ -294,7 +294,7 @@ impl Shard {
     }
 
     /// Runs `operation`, which sends what it has written. If it is interrupted, that is done here.
-    fn gathering(
+    pub(super) fn gathering(
         &self,
         py: Python<'_>,
         operation: impl FnOnce() -> Result<(), Interrupt>,
@@ -308,7 +308,7 @@ impl Shard {
     }
 
     /// Does what was ready when the iteration began, and nothing that is added meanwhile.
-    fn run_due(
+    pub(super) fn run_due(
         &self,
         event_loop: &Bound<'_, EventLoop>,
         iteration: Iteration,
@@ -392,7 +392,7 @@ impl Shard {
     ///
     /// # Errors
     /// What the program's clock raises.
-    fn timeout(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<Option<f64>> {
+    pub(super) fn timeout(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<Option<f64>> {
         if !Overrides::of(event_loop).has_clock() {
             return Ok(None);
         }
@@ -407,7 +407,7 @@ impl Shard {
 
     /// Finds out whether the iteration may end in a wait that blocks. If so, the alarm is set and the next
     /// push from elsewhere wakes the shard. `timeout` is that of [`Shard::timeout`].
-    fn settle(
+    pub(super) fn settle(
         &self,
         event_loop: &Bound<'_, EventLoop>,
         io: &ShardIo,

@@ -128,6 +128,22 @@ impl Local {
         }
     }
 
+    /// The events that transports wait for.
+    pub(super) fn awaited_events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for (fd, entry) in self.transports.iter().enumerate() {
+            let (Some((generation, transport)), Ok(fd)) = (entry, RawFd::try_from(fd)) else {
+                continue;
+            };
+            for (direction, is_awaited) in transport.awaits() {
+                if is_awaited {
+                    events.push(Event { fd, generation: *generation, direction });
+                }
+            }
+        }
+        events
+    }
+
     /// Queues those who wait for ready descriptors.
     pub(super) fn collect_watches(
         &mut self,

@@ -19,6 +19,7 @@
 //! | the shard, as other threads see it | `handle` |
 //! | what only the driving thread touches | `local` |
 //! | the run and its iterations | `iteration` |
+//! | a single iteration, for nested runs | `step` |
 //! | the other shards of a loop, and their threads | `crew`, `worker` |
 //! | the end of the interpreter | `exit` |
 //! | what a shard counts about itself | `statistics` |
@@ -29,6 +30,7 @@ mod handle;
 mod iteration;
 mod local;
 mod statistics;
+mod step;
 pub(crate) mod worker;
 
 pub(crate) use handle::{Shard, driven_index, own_loop};

@@ -24,8 +24,9 @@ use crate::runtime::registration::PollerEvent;
 use crate::runtime::sys;
 use rloop_core::watches::{Ready, Watched};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -67,13 +68,16 @@ fn event(data: u64, readable: bool, writable: bool) -> (RawFd, Ready) {
 pub(crate) struct Poller {
     set: AsyncFd<OwnedFd>,
     on_ready: Waker,
+    /// Something is ready that tokio does not know of.
+    is_ready: AtomicBool,
 }
 
 impl Poller {
     /// Creates the set; the caller has entered the runtime.
     pub(crate) fn new() -> io::Result<Self> {
         let set = sys::register_owned(set::create()?)?;
-        Ok(Self { set, on_ready: Arc::new(PollerEvent).into() })
+        let on_ready = Arc::new(PollerEvent).into();
+        Ok(Self { set, on_ready, is_ready: AtomicBool::new(false) })
     }
 
     /// Adds a descriptor. Refuses what cannot be polled as the kernel does.
@@ -91,9 +95,23 @@ impl Poller {
         set::remove(self.set.as_fd(), fd)
     }
 
+    /// The number of the set, which is readable if something is ready.
+    pub(crate) fn number(&self) -> RawFd {
+        self.set.as_raw_fd()
+    }
+
+    /// Something is ready, and tokio was not asked.
+    pub(crate) fn note_ready(&self) {
+        self.is_ready.store(true, Ordering::Relaxed);
+    }
+
     /// Hands every ready descriptor to `sink`, with what became possible. Returns false if none is left: then, and only then, an
     /// event comes when there is one.
     pub(crate) fn look(&self, mut sink: impl FnMut(RawFd, Ready)) -> io::Result<bool> {
+        if self.is_ready.load(Ordering::Relaxed) {
+            self.is_ready.store(false, Ordering::Relaxed);
+            set::take(self.set.as_fd(), &mut sink)?;
+        }
         let looked = self.set.try_io(Interest::READABLE, |set| {
             let may_be_left = set::take(set.as_fd(), &mut sink)?;
             if may_be_left { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }

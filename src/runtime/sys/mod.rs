@@ -6,11 +6,12 @@
 //! | descriptor numbers, registration with tokio | `descriptors` |
 //! | receiving datagrams | `datagrams` |
 //! | sending without blocking, and of files | `sockets` |
+//! | waits that tokio cannot do | `polling` |
 //! | the clock behind `time.monotonic()` | `clock` |
 //! | threads that must not be unwound | `thread_exit` |
 //! | kqueue, on macOS | `kqueue` |
 //!
-//! All but the first and the last are pairs of files with the same names in them, one of which is
+//! All but `descriptors`, `polling` and `kqueue` are pairs of files with the same names in them, one of which is
 //! compiled. `build.rs` refuses systems that have neither.
 #![allow(unsafe_code, reason = "this module is one of the two fences")]
 
@@ -23,12 +24,14 @@ pub(crate) mod datagrams;
 mod descriptors;
 #[cfg(target_os = "macos")]
 pub(crate) mod kqueue;
+mod polling;
 #[cfg_attr(target_os = "linux", path = "sockets/linux.rs")]
 #[cfg_attr(target_os = "macos", path = "sockets/macos.rs")]
 pub(crate) mod sockets;
 mod thread_exit;
 
 pub(crate) use descriptors::{Descriptor, disown, register, register_owned, with_descriptor};
+pub(crate) use polling::{Polled, poll};
 pub(crate) use thread_exit::hanging_at_exit;
 
 /// Why the last system call of this thread failed.

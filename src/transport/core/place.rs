@@ -6,6 +6,7 @@ use crate::py::initialized::Initialized;
 use crate::py::interrupt::Interrupt;
 use crate::runtime::registration::{Direction, Event};
 use crate::shard::{Shard, Work};
+use crate::transport::core::{Polled, Queueing};
 use crate::transport::datagram::{self, DatagramTransport};
 use crate::transport::pipe::{ReadPipeTransport, ReadRemote, WritePipeTransport, WriteRemote};
 use crate::transport::stream::{self, StreamTransport};
@@ -66,6 +67,24 @@ impl Transport {
                 WritePipeTransport::on_event(&transport.into_bound(py), event_loop)
             }
         }
+    }
+
+    /// Whether the transport waits to read and to write. A pipe that is written and has nothing to send waits
+    /// for the end of its reader, which is neither.
+    pub(crate) fn awaits(&self) -> [(Direction, bool); 2] {
+        fn reads<T: Polled>(transport: &Py<T>) -> bool {
+            transport.get().with_lifecycle(|life| life.is_reader_active())
+        }
+        fn writes<T: Queueing>(transport: &Py<T>) -> bool {
+            transport.get().with_queue(|_, is_empty| !is_empty)
+        }
+        let (reads, writes) = match self {
+            Self::Stream(transport) => (reads(transport), writes(transport)),
+            Self::Datagram(transport) => (reads(transport), writes(transport)),
+            Self::ReadPipe(transport) => (reads(transport), false),
+            Self::WritePipe(transport) => (false, writes(transport)),
+        };
+        [(Direction::Read, reads), (Direction::Write, writes)]
     }
 
     /// Called once `connection_made()` has run.
