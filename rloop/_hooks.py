@@ -277,6 +277,7 @@ HOOKS: Mapping[str, Mapping[str, Shape]] = {
         "_stream_reader": "attribute",
     },
     "asyncio.tasks": {
+        "_PyTask": "class",
         "_current_tasks": "attribute",
         "_swap_current_task": {"3.12": "any"},
     },

@@ -64,11 +64,13 @@ def take_iteration(loop: "TokioLoop", timeout: float | None) -> None:
 @contextlib.contextmanager
 def _no_current_task(loop: "TokioLoop") -> Iterator[None]:
     """Let other tasks run inside a step of the current one."""
-    # Tasks that are written in Python and native ones are in different places from Python 3.14 on.
+    # From Python 3.14 on, tasks that are written in Python and native ones are in different places.
+    # nest_asyncio makes all new tasks Python's, and leaves the native one in its place then.
     current: dict[Any, Any] = tasks._current_tasks  # type: ignore[attr-defined]
     interrupted = current.pop(loop, None)
     swap: Any = getattr(tasks, "_swap_current_task", None)
-    native = swap(loop, None) if swap is not None else None
+    is_native = tasks.Task is not tasks._PyTask  # type: ignore[attr-defined]
+    native = swap(loop, None) if swap is not None and is_native else None
     try:
         yield
     finally:
