@@ -52,6 +52,11 @@ def main(arguments: Sequence[str]) -> None:
         help="modules in those packages that workers share, such as extension modules",
     )
     parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="let another worker take the place of one that fails, rather than end them all",
+    )
+    parser.add_argument(
         "--threads",
         type=_number,
         metavar="N",
@@ -63,14 +68,14 @@ def main(arguments: Sequence[str]) -> None:
     # What follows the program's name is the program's.
     end = 0
     while end < len(arguments) and arguments[end].startswith("--"):
-        end += 1 if "=" in arguments[end] or arguments[end] == "--help" else 2
+        end += 1 if "=" in arguments[end] or arguments[end] in ("--help", "--restart") else 2
     end += 2 if arguments[end : end + 1] == ["-m"] else 1
     options = parser.parse_args(arguments[:end])
     has_workers = options.workers is not None or bool(os.environ.get("RLOOP_WORKERS"))
     if has_workers and options.threads is not None:
         parser.error("--threads and --workers exclude each other: a worker's loop has one thread")
-    if not has_workers and (options.modules or options.shared):
-        parser.error("--modules and --shared are about --workers")
+    if not has_workers and (options.modules or options.shared or options.restart):
+        parser.error("--modules, --shared and --restart are about --workers")
     try:
         count = count_workers(options.workers) if has_workers else count_threads(options.threads)
     except (RuntimeError, ValueError) as error:
@@ -98,6 +103,7 @@ def main(arguments: Sequence[str]) -> None:
         arguments=arguments[end:],
         modules=options.modules,
         shared=options.shared,
+        restarts=options.restart,
     )
 
 

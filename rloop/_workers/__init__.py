@@ -10,7 +10,9 @@ process per worker while a group runs:
 `modules`       ``sys.modules``: each worker imports the application for itself
 `finding`       which modules are the application's
 `worker`        one worker: its thread, its loop, calls to it
+`succession`    new workers in the place of others: on request, after a failure
 `group`         the workers of one run: start, failure, signals, end
+`events`        what the thread that starts a group waits for
 `program`       ``python -m rloop --workers``
 ==============  ==================================================================================
 """

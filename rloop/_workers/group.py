@@ -5,12 +5,10 @@ signals, is never busy with a worker's callback.
 """
 
 import asyncio
-import collections
 import contextlib
 import functools
 import importlib
 import os
-import select
 import signal
 import socket
 import threading
@@ -20,10 +18,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from rloop._threads import count_workers
 from rloop._workers import current, signals
+from rloop._workers.events import Events
 from rloop._workers.listeners import Listeners
 from rloop._workers.modules import Copies
 from rloop._workers.replacements import Replacements
 from rloop._workers.signals import ENDING, Terminated
+from rloop._workers.succession import Succession
 from rloop._workers.worker import Outcome, Worker
 
 __all__ = ["run_workers"]
@@ -52,6 +52,7 @@ class Group:
         *,
         keeps_copies: bool = False,
         runs_loop_only: bool = False,
+        restarts: bool = False,
     ) -> None:
         """Start nothing yet.
 
@@ -61,13 +62,17 @@ class Group:
             copies: which modules each worker has for itself.
             keeps_copies: whether they are to stay when all workers have ended.
             runs_loop_only: whether `body` does nothing but run a TokioLoop.
+            restarts: whether another worker takes the place of one that fails.
         """
+        self._body = body
+        self._runs_loop_only = runs_loop_only
+        self._succession = Succession(self, restarts=restarts)
         self.copies = copies
         self._keeps_copies = keeps_copies
         self.listeners = Listeners()
         self.inherited_handlers: dict[int, Any] = {}
         self._inherited_wakeup_fd: int | None = None
-        self._events = _Events()
+        self._events = Events()
         self._is_in_main_thread = threading.current_thread() is _main_thread()
         self._replacements = Replacements()
         self._is_ending = False
@@ -75,10 +80,19 @@ class Group:
         self._ended_by: int | None = None
         self._give_up_at: float | None = None
         self._outcomes: dict[Worker, Outcome] = {}
-        self.workers = [
-            Worker(self, index, body, runs_loop_only=runs_loop_only) for index in range(count)
-        ]
-        self._alive = set(self.workers)
+        self._alive: set[Worker] = set()
+        self.workers = [self.add_worker(index) for index in range(count)]
+
+    def add_worker(self, index: int) -> Worker:
+        """Make one more worker, which is not started yet."""
+        worker = Worker(self, index, self._body, runs_loop_only=self._runs_loop_only)
+        self.copies.add(worker._copy)
+        self._alive.add(worker)
+        return worker
+
+    def is_ending(self) -> bool:
+        """Return whether the workers are to end, all of them."""
+        return self._is_ending or self._ended_by is not None
 
     def run(self) -> list[Any]:
         """Run the workers and return what their programs returned, by index.
@@ -90,7 +104,7 @@ class Group:
         """
         with self._installed():
             for worker in self.workers:
-                worker._thread.start()
+                self._succession.start(worker)
             self._supervise()
         return self._results()
 
@@ -102,13 +116,13 @@ class Group:
             raise RuntimeError("workers are running already in this process")
         Group.running = self
         try:
-            for worker in self.workers:
-                self.copies.add(worker._copy)
             self.copies.install()
             signals.install(self._replacements)
             self._replacements.replace(threading.Thread, "start", current.inheriting)
             self._replacements.replace(socket.socket, "bind", self._sharing)
-            self._take_over_ending_signals()
+            for name in ("remove", "unlink"):
+                self._replacements.replace(os, name, self._keeping)
+            self._take_over_signals()
             yield
         finally:
             self._is_ending = True
@@ -131,18 +145,32 @@ class Group:
         bind_or_share.__doc__ = bind.__doc__
         return bind_or_share
 
+    def _keeping(self, remove: Any) -> Any:
+        """Return an ``os.remove()`` that leaves the path of a socket that other workers serve."""
+
+        def remove_unless_served(path: Any, *, dir_fd: int | None = None) -> None:
+            if dir_fd is not None or not self.listeners.is_served_by_others(path):
+                remove(path, dir_fd=dir_fd)
+
+        remove_unless_served.__name__ = remove.__name__
+        remove_unless_served.__doc__ = remove.__doc__
+        return remove_unless_served
+
     def _supervise(self) -> None:
         """Handle events until all workers have ended."""
-        while self._alive:
-            timeout = None
-            if self._give_up_at is not None:
-                timeout = max(self._give_up_at - time.monotonic(), 0.0)
+        while self._alive or self._succession.is_waiting():
+            times = [self._give_up_at, self._succession.due_at()]
+            wake_at = min((when for when in times if when is not None), default=None)
+            timeout = None if wake_at is None else max(wake_at - time.monotonic(), 0.0)
             event = self._events.get(timeout)
             if event is not None:
                 event()
-            elif timeout == 0.0:
+                continue
+            if self._give_up_at is not None and self._give_up_at <= time.monotonic():
                 # Their threads do not keep the interpreter from ending.
                 raise KeyboardInterrupt
+            if not self.is_ending():
+                self._succession.start_due()
 
     def _handle_events_left(self) -> None:
         """Let nobody wait for an event that came too late."""
@@ -157,15 +185,27 @@ class Group:
     def _ended(self, worker: Worker, outcome: Outcome) -> None:
         worker._thread.join()
         self._alive.discard(worker)
-        self._outcomes[worker] = outcome
-        if not self._keeps_copies:
+        is_replaced = self._succession.take_end(worker, outcome)
+        if is_replaced or not self._keeps_copies:
             self.copies.remove(worker._copy)
+        if is_replaced:
+            return
+        self._outcomes[worker] = outcome
         if outcome.error is not None and not self._is_normal_end(outcome.error):
             self.end()
 
     def _is_normal_end(self, error: BaseException) -> bool:
         """Return whether the others go on after one worker has raised this."""
         return isinstance(error, SystemExit) and error.code in (None, 0)
+
+    def report_progress(self) -> None:
+        """Report that a worker began to run its loop, or to serve. Any thread may call this."""
+        self._events.put(self._succession.advance)
+
+    def replace(self, workers: Iterable[Worker]) -> None:
+        """Replace workers, one by one. Any thread may call this."""
+        for worker in workers:
+            self._events.put(functools.partial(self._succession.request, worker))
 
     def end(self) -> None:
         """End the workers by their own means."""
@@ -188,6 +228,11 @@ class Group:
         errors = [outcome.error for outcome in self._outcomes.values()]
         signums = [error.signum for error in errors if isinstance(error, Terminated)]
         signums += [signal.SIGINT for error in errors if isinstance(error, KeyboardInterrupt)]
+        if self._ended_by is not None and any(
+            worker not in self._outcomes for worker in self.workers
+        ):
+            # It was about to be restarted.
+            signums.append(self._ended_by)
         if signums:
             signum = self._ended_by or signums[0]
             if signum == signal.SIGINT:
@@ -195,15 +240,15 @@ class Group:
             if self._is_in_main_thread:
                 # The process ends as it would without workers, unless it has a handler.
                 signal.raise_signal(signum)
-        return [self._outcomes[worker].result for worker in self.workers]
+        return [self._outcomes.get(worker, Outcome()).result for worker in self.workers]
 
-    def _take_over_ending_signals(self) -> None:
-        """Receive the signals that end a process, unless the program has handlers for them."""
+    def _take_over_signals(self) -> None:
+        """Receive the signals for the group, unless the program has handlers for them."""
         if self._is_in_main_thread:
             self._inherited_wakeup_fd = _set_wakeup_fd(
                 self._events.write_fd, warn_on_full_buffer=False
             )
-            for signum in ENDING:
+            for signum in (*ENDING, signal.SIGHUP):
                 if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
                     self._take_over(signum)
 
@@ -236,49 +281,18 @@ class Group:
             self._interrupts += 1
             if self._interrupts == 2:
                 self._give_up_at = time.monotonic() + _SECOND_INTERRUPT_TIMEOUT
-        self._deliver(signum)
+        alive = [worker for worker in self._alive if not worker._has_ended]
+        if signum == signal.SIGHUP and not any(
+            callable(worker._signals.get(signum)) for worker in alive
+        ):
+            self.replace(list(self.workers))
+        else:
+            self._deliver(signum)
 
     def _deliver(self, signum: int) -> None:
-        for worker in self.workers:
-            if worker in self._alive and not worker._has_ended:
+        for worker in list(self._alive):
+            if not worker._has_ended:
                 worker._signals.deliver(signum)
-
-
-class _Events:
-    """What the starting thread has to do.
-
-    It waits for a descriptor: one that waits for a lock is not woken by a signal that the kernel
-    hands to another thread, or after which it restarts the wait.
-    """
-
-    def __init__(self) -> None:
-        self._events: collections.deque[Callable[[], None]] = collections.deque()
-        self._read_end, self._write_end = socket.socketpair()
-        self._read_end.setblocking(False)
-        self._write_end.setblocking(False)
-        self.write_fd = self._write_end.fileno()
-
-    def put(self, event: Callable[[], None]) -> None:
-        """Add something to do. Any thread may call this, and a signal handler."""
-        self._events.append(event)
-        # A full buffer wakes as well.
-        with contextlib.suppress(OSError):
-            self._write_end.send(b"\0")
-
-    def get(self, timeout: float | None) -> Callable[[], None] | None:
-        """Return the next thing to do, or None after a timeout in seconds or a signal."""
-        if not self._events:
-            poll = select.poll()
-            poll.register(self._read_end, select.POLLIN)
-            poll.poll(None if timeout is None else timeout * 1000)
-            with contextlib.suppress(BlockingIOError):
-                self._read_end.recv(4096)
-        return self._events.popleft() if self._events else None
-
-    def close(self) -> None:
-        """Free the descriptors. Nobody is woken from here on."""
-        self._read_end.close()
-        self._write_end.close()
 
 
 def run_workers(
@@ -287,6 +301,7 @@ def run_workers(
     workers: int | Literal["auto"] | None = None,
     modules: Iterable[str] | None = None,
     shared: Iterable[str] = (),
+    restart: bool = False,
     debug: bool | None = None,
 ) -> list[_T]:
     """Run an asynchronous function on several workers, and return its results.
@@ -294,7 +309,8 @@ def run_workers(
     Each worker is a thread with a :class:`TokioLoop` of its own, on which `main` is called once.
     Workers that serve the same address share one listening socket, and each connection goes to the
     worker with the fewest. SIGINT and SIGTERM cancel `main` on every worker, unless it has handlers
-    for them. If one fails, the others are ended in the same way.
+    for them. If one fails, the others are ended in the same way. SIGHUP replaces the workers one by
+    one: a new one imports the modules and calls `main`; when it serves, the old one ends.
 
     Args:
         main: the function, or where each worker imports it from: ``"package.module:function"``.
@@ -305,6 +321,7 @@ def run_workers(
             none if `main` is a function. If it is a string, its own top-level package, and all that
             are found outside of the standard library and of installed distributions.
         shared: modules inside of those that all workers share, such as extension modules.
+        restart: whether another worker takes the place of one that fails, rather than all ending.
         debug: the debug mode of the loops; by default that of the interpreter.
 
     Returns:
@@ -347,7 +364,7 @@ def run_workers(
         with asyncio.Runner(debug=debug, loop_factory=TokioLoop) as runner:
             return runner.run(call())
 
-    return Group(count, run, copies, runs_loop_only=True).run()
+    return Group(count, run, copies, runs_loop_only=True, restarts=restart).run()
 
 
 def _return(function: _T) -> _T:

@@ -101,12 +101,14 @@ class Serving:
             The connection's first steps, to be run as a task on this worker.
         """
         chosen = self.listener.choose()
-        if chosen is None or chosen is self:
-            if chosen is not None:
-                self.event_loop.call_soon(self._arrived)
-            # If no server is left, this one was closed just now and refuses the connection.
+        if chosen is None:
+            # This server was closed just now and refuses the connection.
             return self.connect(conn, extra, options, more)
-        return _send(chosen, conn, extra, options, more)
+        if chosen is self:
+            return self._connect_unless_closed(conn, extra, options, more)
+        # Not in the task, which is cancelled if this worker ends now.
+        _send(chosen, conn, extra, options, more)
+        return _done()
 
     def connect(
         self, conn: socket.socket, extra: Any, options: tuple[Any, ...], more: dict[str, Any]
@@ -132,25 +134,34 @@ class Serving:
         self, conn: socket.socket, extra: Any, options: tuple[Any, ...], more: dict[str, Any]
     ) -> None:
         """Begin a connection that another worker accepted."""
-        if self.server._sockets is None:
-            # The server was closed since.
-            self._arrived()
-            _pass_on(self.listener, conn, extra, options, more)
-            return
-        conn = own_socket(conn)
-        self.event_loop.call_soon(self._arrived)
         task_context = None
         if "context" in more:
             # The one in `more` is a copy of the context of the worker that accepted.
             more["context"] = task_context = self.server._context.copy()
-        self.event_loop.create_task(self.connect(conn, extra, options, more), context=task_context)
+        connecting = self._connect_unless_closed(own_socket(conn), extra, options, more)
+        self.event_loop.create_task(connecting, context=task_context)
+
+    async def _connect_unless_closed(
+        self, conn: socket.socket, extra: Any, options: tuple[Any, ...], more: dict[str, Any]
+    ) -> None:
+        """Begin a connection, or give it to another worker if the server was closed since."""
+        self._arrived()
+        if self.server._sockets is None:
+            _pass_on(self.listener, conn, extra, options, more)
+        else:
+            # This makes the transport, which counts as open, before it waits for anything.
+            await self.connect(conn, extra, options, more)
 
     def _arrived(self) -> None:
-        """Count a connection no longer as under way: its transport is made, or it failed."""
+        """Count a connection no longer as under way: it is here, or its worker has ended."""
         self.listener.arrived(self.worker)
 
 
-async def _send(
+async def _done() -> None:
+    """Be the first steps of a connection that another worker has."""
+
+
+def _send(
     chosen: Serving, conn: socket.socket, extra: Any, options: tuple[Any, ...], more: dict[str, Any]
 ) -> None:
     try:
@@ -277,6 +288,7 @@ class Listeners:
             serving.listener = self._by_inode.setdefault(_inode(sock), Listener())
             serving.listener.add(serving)
         event_loop._servings[sock.fileno()] = serving
+        worker._group.report_progress()
         return serving
 
     def leave(self, event_loop: "TokioLoop", sock: socket.socket) -> tuple[bool, bool]:
@@ -330,14 +342,30 @@ class Listeners:
             bound.append(_Bound(worker, sock))
             self._bound[key] = bound
 
+    def is_served_by_others(self, path: Any) -> bool:
+        """Return whether this is the path of a Unix socket that another worker has bound."""
+        worker = current.find_worker()
+        if worker is None or not self._bound:
+            return False
+        try:
+            key = (int(socket.AF_UNIX), os.fspath(path))
+        except TypeError:
+            return False
+        with self._lock:
+            bound = self._bound.get(key, ())
+            return any(one.worker is not worker and one.is_open() for one in bound)
+
     def find_bound(self, family: int, address: Any) -> socket.socket | None:
         """Return a new descriptor of a socket that another worker has bound, if there is one."""
-        worker = current.find_worker()
+        worker = current.current_worker()
         with self._lock:
-            for one in self._bound.get((int(family), address), ()):
+            bound = self._bound.get((int(family), address), [])
+            for one in bound:
                 if one.worker is not worker and one.is_open():
                     sock = socket.socket(family, socket.SOCK_STREAM)
                     if one.share_with(sock):
+                        # The worker that has bound it may close it before this one does.
+                        bound.append(_Bound(worker, sock))
                         return sock
                     sock.close()
         return None

@@ -47,6 +47,7 @@ def run_program(
     arguments: Sequence[str],
     modules: Iterable[str] | None,
     shared: Iterable[str],
+    restarts: bool,
 ) -> None:
     """Run a program on several workers.
 
@@ -58,6 +59,7 @@ def run_program(
         modules: the top-level packages that each worker imports for itself; by default the
             application, and all that is found outside of installed distributions.
         shared: modules inside of those that all workers share.
+        restarts: whether another worker takes the place of one that fails.
 
     Raises:
         SystemExit: with the exit status of the first worker that fails.
@@ -83,7 +85,7 @@ def run_program(
 
     # Registered before the application's own handlers, and so called after them.
     atexit.register(copies.uninstall)
-    Group(count, body, copies, keeps_copies=True).run()
+    Group(count, body, copies, keeps_copies=True, restarts=restarts).run()
 
 
 def _find_targets(module: str | None, arguments: Iterable[str]) -> Iterable[str]:

@@ -124,6 +124,21 @@ class Worker:
         call.send()
         return call.future
 
+    def replace(self) -> None:
+        """Start a new worker in the place of this one, which ends once the new one serves.
+
+        The new worker imports the application's modules anew and runs the same program. It takes
+        the place when it has as many servers as this one, or runs its loop if this one has none.
+        Then this one is ended as by SIGTERM. Several workers are replaced one by one. If the new
+        worker fails before, that is logged, and this one stays. Any thread may call this.
+        """
+        self._group.replace([self])
+
+    def count_servers(self) -> int:
+        """Return how many listening sockets the worker serves."""
+        event_loop = self._active_loop
+        return 0 if event_loop is None else len(event_loop._servings)
+
     def statistics(self) -> WorkerStatistics:
         """Return what the worker has counted so far."""
         event_loop = self._active_loop
@@ -147,6 +162,7 @@ class Worker:
             for call in early or ():
                 call.begin(event_loop)
         event_loop.call_soon(self._signals.run_pending)
+        self._group.report_progress()
         try:
             yield
         finally:

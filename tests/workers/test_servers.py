@@ -171,6 +171,19 @@ os.execv(sys.executable, [
 """
 
 
+def test_sighup_replaces_the_workers_of_uvicorn_one_by_one(tmp_path: Path) -> None:
+    write(tmp_path, application=APPLICATION)
+    path = str(tmp_path / "socket")
+    with serving(tmp_path, *UVICORN, "--uds", path, "application:app") as running:
+        write(tmp_path, application=APPLICATION.replace("str(index)", 'f"new {index}"'))
+        running.send(signal.SIGHUP)
+        running.wait_for("serving 0", "shut down 0", "serving 1", "shut down 1")
+        with connections(path, 4) as opened:
+            answers = sorted(connection.ask() for connection in opened)
+            assert answers == ["new 0"] * 2 + ["new 1"] * 2
+            assert end(running, signal.SIGINT) == 0
+
+
 def test_a_server_that_stops_on_one_worker_leaves_the_other_serving(tmp_path: Path) -> None:
     source = """
         import asyncio, sys, uvicorn
