@@ -89,9 +89,9 @@ def run_beside(
 class Program:
     """A program in a process of its own that prints lines, and gets signals."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], timeout: float) -> None:
         self.process = process
-        self._timer = threading.Timer(PROGRAM_TIMEOUT, process.kill)
+        self._timer = threading.Timer(timeout, process.kill)
         self._timer.start()
 
     def wait_for(self, *lines: str) -> None:
@@ -137,8 +137,9 @@ def program(
     *arguments: str | Path,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    timeout: float = PROGRAM_TIMEOUT,
 ) -> Iterator[Program]:
-    """Run the interpreter with these arguments in `folder`; kill it at the end."""
+    """Run the interpreter with these arguments in `folder`; kill it at the end, or in time."""
     tests = Path(__file__).parent.parent
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONASYNCIODEBUG"}
     process = subprocess.Popen(
@@ -150,7 +151,7 @@ def program(
         stderr=subprocess.PIPE,
         text=True,
     )
-    running = Program(process)
+    running = Program(process, timeout)
     try:
         yield running
     finally:
