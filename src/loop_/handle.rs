@@ -154,6 +154,11 @@ impl Handle {
         call.0.as_ref().map(|call| (call.callback.clone_ref(py), call.arguments.clone_ref(py)))
     }
 
+    /// The context that the callback runs in.
+    pub(crate) fn context(&self) -> &Py<PyContext> {
+        &self.context
+    }
+
     /// Runs the callback in its context, unless it was cancelled. Reports what it raises.
     pub(crate) fn run(slf: &Bound<'_, Self>) -> Result<(), Interrupt> {
         let py = slf.py();

@@ -416,7 +416,8 @@ impl Shard {
             return Ok(());
         };
         local.timers.iter().try_for_each(|scheduled| visit.call(&scheduled.0))?;
-        for work in &local.ready {
+        let deferred = local.deferred.iter().map(|(_, work)| work);
+        for work in local.ready.iter().chain(deferred) {
             match work {
                 Work::Run(ready) | Work::Schedule(_, ready) => visit.call(ready)?,
                 Work::Operate(pending) => pending.visit(visit)?,

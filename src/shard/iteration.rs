@@ -121,11 +121,11 @@ pub(super) enum Settled {
 #[derive(Default)]
 pub(super) struct Iteration {
     /// Callbacks that were ready before the wait.
-    left_over: usize,
+    pub(super) left_over: usize,
     /// Events of transports.
-    events: usize,
+    pub(super) events: usize,
     /// What came otherwise: watched descriptors, the inbox, due timers.
-    arrived: usize,
+    pub(super) arrived: usize,
 }
 
 impl Iteration {
@@ -415,6 +415,9 @@ impl Shard {
     ) -> io::Result<Settled> {
         let py = event_loop.py();
         let ready = self.with_local(|local| {
+            if !local.deferred.is_empty() {
+                local.resume_deferred();
+            }
             // A descriptor that was ready may still be: only the kernel knows whether its callback
             // left something behind.
             if local.ready.is_empty() && local.watches_active {

@@ -63,6 +63,11 @@ pub(super) struct Local {
     /// Connections with something written by what runs now or ran just before, to be sent soon. Each
     /// comes with the context of its first write.
     pub(super) unsent: VecDeque<(Py<TlsProtocol>, Py<PyContext>)>,
+    /// How many runs are around the current one, in whose callbacks it is.
+    pub(super) depth: usize,
+    /// What a run at that depth, or a greater one than the current, could not do inside the callbacks
+    /// around it.
+    pub(super) deferred: Vec<(usize, Work)>,
 }
 
 impl Local {
@@ -80,6 +85,8 @@ impl Local {
             signals: SignalChecks::default(),
             unchecked_iterations: 0,
             unsent: VecDeque::new(),
+            depth: 0,
+            deferred: Vec::new(),
         }
     }
 
@@ -125,6 +132,18 @@ impl Local {
                 Some(transport.clone_ref(py))
             }
             _ => None,
+        }
+    }
+
+    /// Queues what runs deferred that have ended, before everything else.
+    #[cold]
+    pub(super) fn resume_deferred(&mut self) {
+        let deferred = std::mem::take(&mut self.deferred);
+        let (ended, others): (Vec<_>, Vec<_>) =
+            deferred.into_iter().partition(|(depth, _)| *depth > self.depth);
+        self.deferred = others;
+        for (_, work) in ended.into_iter().rev() {
+            self.ready.push_front(work);
         }
     }
 

@@ -1,6 +1,7 @@
 """Runs inside callbacks of the same loop, which ``nest_asyncio`` makes possible."""
 
 import asyncio
+import contextvars
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from support.nesting import nest
 from support.peers import connected, receive_until_eof
 from support.pipes import open_pipe
 from support.protocols import RecordingProtocol
-from support.threads import PEER_TIMEOUT, eventually, in_thread
+from support.threads import PEER_TIMEOUT, eventually, in_thread, turns
 from support.tls import Authority, tls_connected
 
 Nested = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -273,6 +274,91 @@ def test_a_connection_that_ends_during_an_inner_run_is_lost_once(loop: Any) -> N
             assert protocol.log == ["connection_made", "eof_received", "connection_lost"]
 
     loop.run_until_complete(main())
+
+
+class RunsInside(RecordingProtocol, asyncio.DatagramProtocol):
+    """Runs the loop once inside its receiving method, and notes when that is over."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__()
+        self._loop = loop
+        self._send_more: Callable[[], object] | None = None
+        self.order: list[bytes | str] = []
+
+    def send_more_with(self, send: Callable[[], object]) -> None:
+        self._send_more = send
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self.order.append(data)
+        if self._send_more is not None:
+            send, self._send_more = self._send_more, None
+            nested(self._loop, self._receive(send))
+            self.order.append("the inner run is over")
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.data_received(data)
+
+    async def _receive(self, send: Callable[[], object]) -> None:
+        await in_thread(send)
+        await turns(5)
+
+
+# asyncio refuses to enter the context again and again, until the inner run is over.
+@pytest.mark.only_on("rloop")
+@pytest.mark.parametrize("kind", ["tcp", "unix", "udp", "pipe"])
+def test_data_for_a_callback_that_runs_the_loop_waits_until_it_returns(
+    loop: Any, kind: str
+) -> None:
+    protocol = RunsInside(loop)
+
+    async def exchange(send: Callable[[bytes], object]) -> None:
+        protocol.send_more_with(lambda: send(b"second"))
+        await in_thread(send, b"first")
+        await protocol.received(11)
+        assert protocol.order == [b"first", "the inner run is over", b"second"]
+        await in_thread(send, b"third")
+        await protocol.received(16)
+
+    async def main() -> None:
+        if kind == "pipe":
+            reading, writing = open_pipe()
+            transport, _ = await loop.connect_read_pipe(lambda: protocol, reading)
+            with writing:
+                await exchange(writing.write)
+                transport.close()
+        elif kind == "udp":
+            endpoint, _ = await loop.create_datagram_endpoint(lambda: protocol, local_addr=ANY_PORT)
+            with socket.socket(type=socket.SOCK_DGRAM) as peer:
+                peer.connect(endpoint.get_extra_info("sockname"))
+                await exchange(peer.send)
+            endpoint.close()
+        else:
+            async with connected(protocol, kind) as (_, peer):
+                await exchange(peer.send)
+        await protocol.called("connection_lost")
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.only_on("rloop")
+def test_a_callback_whose_context_is_in_use_waits_until_the_inner_run_is_over(loop: Any) -> None:
+    order: list[str] = []
+    context = contextvars.copy_context()
+
+    def inside() -> None:
+        loop.call_soon(order.append, "same context", context=context)
+        loop.call_soon(order.append, "other context")
+        nested(loop, sleep())
+        order.append("the inner run is over")
+
+    async def main() -> None:
+        loop.call_soon(inside, context=context)
+        await asyncio.sleep(0)
+        await eventually(lambda: len(order) == 3)
+
+    loop.run_until_complete(main())
+    assert order == ["other context", "the inner run is over", "same context"]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])

@@ -12,6 +12,7 @@ use crate::transport::pipe::{ReadPipeTransport, ReadRemote, WritePipeTransport, 
 use crate::transport::stream::{self, StreamTransport};
 use crate::transport::tls::{self, TlsProtocol};
 use pyo3::prelude::*;
+use pyo3::types::PyContext;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -85,6 +86,16 @@ impl Transport {
             Self::WritePipe(transport) => (false, writes(transport)),
         };
         [(Direction::Read, reads), (Direction::Write, writes)]
+    }
+
+    /// The context of the callbacks of that direction; `None` once the transport is closed.
+    pub(crate) fn context(&self, py: Python<'_>, direction: Direction) -> Option<Py<PyContext>> {
+        match self {
+            Self::Stream(transport) => transport.get().context_of(py, direction),
+            Self::Datagram(transport) => transport.get().context_of(py, direction),
+            Self::ReadPipe(transport) => transport.get().context(py),
+            Self::WritePipe(transport) => transport.get().context(py),
+        }
     }
 
     /// Called once `connection_made()` has run.

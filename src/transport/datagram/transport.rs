@@ -5,8 +5,10 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::Interrupt;
 use crate::runtime::datagram::Family;
+use crate::runtime::registration::Direction;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
 use pyo3::prelude::*;
+use pyo3::types::PyContext;
 use rloop_core::sync::Mutex;
 
 /// A call on a transport that was made on another thread than its own.
@@ -39,6 +41,14 @@ impl Endpoint for DatagramTransport {
 }
 
 impl DatagramTransport {
+    /// The context of the callbacks of that direction; `None` once the transport is closed.
+    pub(crate) fn context_of(&self, py: Python<'_>, direction: Direction) -> Option<Py<PyContext>> {
+        let state = self.state.lock();
+        let objects = state.objects.as_ref()?;
+        let writing = objects.write_context.as_ref().filter(|_| direction == Direction::Write);
+        Some(writing.unwrap_or(&objects.read_path.context).clone_ref(py))
+    }
+
     /// Forwards `call` if this is not the thread it has to run on; true if it did.
     pub(super) fn forward(
         slf: &Bound<'_, Self>,

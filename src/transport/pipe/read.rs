@@ -12,7 +12,7 @@ use crate::transport::core::{Call, Endpoint, Place, Polled, Transport, with_read
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyContext, PyDict, PyTuple};
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::{Mutex, put};
 use std::io;
@@ -66,6 +66,11 @@ impl Endpoint for ReadPipeTransport {
 }
 
 impl ReadPipeTransport {
+    /// The context of the callbacks; `None` once the transport is closed.
+    pub(crate) fn context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
+        Some(self.state.lock().objects.as_ref()?.context.clone_ref(py))
+    }
+
     /// Forwards `call` if this is not the thread it has to run on; true if it did.
     pub(super) fn forward(slf: &Bound<'_, Self>, call: ReadRemote) -> PyResult<bool> {
         slf.get().place.forward(|| Ok(Call::ReadPipe(slf.clone().unbind(), call)))

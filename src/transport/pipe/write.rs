@@ -17,7 +17,7 @@ use crate::runtime::stream::Sink;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView};
+use pyo3::types::{PyByteArray, PyBytes, PyContext, PyDict, PyMemoryView};
 use rloop_core::flow::{FlowChange, FlowControl};
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::Mutex;
@@ -91,6 +91,11 @@ impl Endpoint for WritePipeTransport {
 }
 
 impl WritePipeTransport {
+    /// The context of the callbacks; `None` once the transport is closed.
+    pub(crate) fn context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
+        Some(self.state.lock().objects.as_ref()?.context.clone_ref(py))
+    }
+
     /// Forwards `call` if this is not the thread it has to run on; true if it did.
     pub(super) fn forward(
         slf: &Bound<'_, Self>,

@@ -6,6 +6,7 @@ use crate::py::buffer::Chunk;
 use crate::py::ffi;
 use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::{self, Interrupt};
+use crate::runtime::registration::Direction;
 use crate::shard::Shard;
 use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
 use pyo3::prelude::*;
@@ -89,6 +90,15 @@ impl StreamTransport {
             Remote::Abort(error) => Self::force_close(slf, error),
         };
         Self::settle_remote(slf, event_loop, called)
+    }
+
+    /// The context of the callbacks of that direction; `None` once the transport is closed.
+    pub(crate) fn context_of(&self, py: Python<'_>, direction: Direction) -> Option<Py<PyContext>> {
+        let state = self.state.lock();
+        match direction {
+            Direction::Read => Some(state.objects.as_ref()?.read_path.context.clone_ref(py)),
+            Direction::Write => state.write_context(py),
+        }
     }
 
     /// Runs the transport's `callback` inside `context`. Its failure is reported as that of a handle.
