@@ -7,7 +7,7 @@ import os
 import re
 import sysconfig
 
-REGISTERING = frozenset({"django"})
+REGISTERING = frozenset({"django", "sanic"})
 """Distributions that keep the application's classes in globals of their own, under their names.
 
 A second copy of the application would replace the first one's classes there.

@@ -35,8 +35,17 @@ _SERVERS = frozenset(
 
 _IMPORT_STRING = re.compile(r"([A-Za-z_]\w*)(\.\w+)*:[A-Za-z_][\w.]*(\(.*\))?")
 
-_HYPERCORN_WORKERS = re.compile("-w|--workers")
-"""An argument that tells hypercorn how many processes to start."""
+_IN_PROCESS = {
+    "hypercorn": (["--workers", "0"], re.compile("-w|--workers")),
+    "sanic": (
+        ["--single-process"],
+        re.compile("-w|--workers|--single-process|--fast|-d|--dev|-r|--reload|--auto-reload"),
+    ),
+}
+"""Servers that start processes, which would be no workers, unless they are told not to.
+
+Each with what tells them, and arguments with which that is left to the user.
+"""
 
 
 def run_program(
@@ -71,13 +80,14 @@ def run_program(
         copied.update(_find_targets(module, arguments))
     else:
         copied.update(modules)
-    # uvicorn would take uvloop, or asyncio's own loop.
+    # uvicorn and sanic would take uvloop, or asyncio's own loop.
     os.environ.setdefault("UVICORN_LOOP", "rloop:new_event_loop")
+    os.environ.setdefault("SANIC_USE_UVLOOP", "false")
     # Else WEB_CONCURRENCY says how many processes it starts.
     os.environ.setdefault("UVICORN_WORKERS", "1")
-    if module == "hypercorn" and not any(map(_HYPERCORN_WORKERS.match, arguments)):
-        # By default it serves in a process of its own, which is no worker.
-        sys.argv[1:1] = ["--workers", "0"]
+    option, alternatives = _IN_PROCESS.get(module or "", ([], re.compile("")))
+    if not any(map(alternatives.match, arguments)):
+        sys.argv[1:1] = option
     copies = Copies(copied=copied, shared=shared, by_location=modules is None)
 
     def body(_: Worker) -> None:

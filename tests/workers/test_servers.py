@@ -5,13 +5,17 @@ import http.client
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 import trustme
 
+from rloop._workers.program import run_program
 from support.peers import LOOPBACK
 from support.threads import PEER_TIMEOUT
 from support.workers import Program, free_address, program, several_workers, write_modules
@@ -244,6 +248,37 @@ def test_hypercorn_serves_in_the_workers_and_not_in_processes(tmp_path: Path) ->
     bind = f"{LOOPBACK}:{address[1]}"
     with serving(tmp_path, "-m", "hypercorn", "--bind", bind, "application:app") as running:
         assert check(running, address, signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("hypercorn app:app", "hypercorn --workers 0 app:app"),
+        ("hypercorn -w 2 app:app", "hypercorn -w 2 app:app"),
+        ("sanic app:app --port 80", "sanic --single-process app:app --port 80"),
+        ("sanic app:app --workers=2", "sanic app:app --workers=2"),
+        ("uvicorn app:app", "uvicorn app:app"),
+    ],
+)
+def test_servers_are_told_to_start_no_processes(
+    command: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *arguments = command.split()
+    monkeypatch.setattr("sys.argv", [name, *arguments])
+    monkeypatch.setattr("rloop._workers.program.Group", Mock())
+    monkeypatch.setattr("atexit.register", lambda _: None)
+    for variable in ("SANIC_USE_UVLOOP", "UVICORN_LOOP", "UVICORN_WORKERS"):
+        monkeypatch.setenv(variable, "")
+    run_program(
+        lambda: None,
+        2,
+        module=name,
+        arguments=arguments,
+        modules=None,
+        shared=[],
+        restarts=False,
+    )
+    assert sys.argv == expected.split()
 
 
 AIOHTTP = """
