@@ -177,17 +177,21 @@ def mixed(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests against the installed wheel; arguments go to pytest, which runs in tests/.
 
-    Without arguments, what every loop promises is also tested on loops of two threads, on a
-    free-threaded interpreter.
+    Without arguments, they run in a process per core, and what every loop promises is also tested
+    on loops of two threads, on a free-threaded interpreter.
     """
     check_interpreter(session)
     install(session, "tests")
     install_wheel(session)
+    if session.posargs:
+        run_in(session, "tests", "pytest", *session.posargs)
+        return
+    on_all_cores = ("--numprocesses=auto", "--dist=worksteal")
     scripts = sorted(f"../ci/{path.name}" for path in (ROOT / "ci").glob("test_*.py"))
-    run_in(session, "tests", "pytest", *(session.posargs or (".", *scripts)))
-    if not session.posargs and str(session.python).endswith("t"):
-        suites = ("contract", "frameworks")
-        run_in(session, "tests", "pytest", "--loop=rloop", *suites, RLOOP_THREADS="2")
+    run_in(session, "tests", "pytest", *on_all_cores, ".", *scripts)
+    if str(session.python).endswith("t"):
+        suites = ("--loop=rloop", "contract", "frameworks")
+        run_in(session, "tests", "pytest", *on_all_cores, *suites, RLOOP_THREADS="2")
 
 
 @nox.session(python=MATRIX, requires=["wheel-{python}"])

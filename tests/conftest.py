@@ -129,8 +129,9 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.failed:
-        # At once: a run that faulthandler's watchdog ends later has no summary.
+    # At once: a run that faulthandler's watchdog ends later has no summary. A process of xdist
+    # has no terminal, and its end does not end the run.
+    if report.failed and not hasattr(item.config, "workerinput"):
         item.config.get_terminal_writer().line(f"\n{report.nodeid}\n{report.longreprtext}")
     return report
 
