@@ -494,7 +494,7 @@ class EndpointStage(Stage):
             await self.loop.create_datagram_endpoint(self._made, sock=ours)
 
         await self._connect(connect())
-        # One datagram that waits is above the limit. The lower limit is not 0 because CPython 3.13.0
+        # One waiting datagram is above the limit. The lower limit is not 0 because CPython 3.13.0
         # counts 8 bytes too many for each that was sent.
         self.transport.set_write_buffer_limits(high=100, low=50)
 
