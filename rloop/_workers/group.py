@@ -75,6 +75,7 @@ class Group:
         self._events = Events()
         self._is_in_main_thread = threading.current_thread() is _main_thread()
         self._replacements = Replacements()
+        self._removers: set[Callable[..., Any]] = set()
         self._is_ending = False
         self._interrupts = 0
         self._ended_by: int | None = None
@@ -131,6 +132,7 @@ class Group:
             if self._inherited_wakeup_fd is not None:
                 _set_wakeup_fd(self._inherited_wakeup_fd)
             self._replacements.undo()
+            os.supports_dir_fd.difference_update(self._removers)
             if not self._keeps_copies:
                 self.copies.uninstall()
             Group.running = None
@@ -154,6 +156,10 @@ class Group:
 
         remove_unless_served.__name__ = remove.__name__
         remove_unless_served.__doc__ = remove.__doc__
+        if remove in os.supports_dir_fd:
+            # shutil looks when it is imported.
+            os.supports_dir_fd.add(remove_unless_served)
+            self._removers.add(remove_unless_served)
         return remove_unless_served
 
     def _supervise(self) -> None:

@@ -483,3 +483,36 @@ def test_main_is_each_workers_own(kind: str, tmp_path: Path) -> None:
         "end 0",
         "end 1",
     ]
+
+
+def test_processes_that_a_worker_starts_are_processes_without_workers(tmp_path: Path) -> None:
+    source = """
+        import asyncio, concurrent.futures, multiprocessing, sys
+        import helper
+        from support.workers import say
+
+        async def main():
+            import rloop
+            index = rloop.current_worker().index
+            loop = asyncio.get_running_loop()
+            context = multiprocessing.get_context("fork" if index else "spawn")
+            with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
+                say(*await loop.run_in_executor(executor, helper.describe, index))
+
+        if __name__ == "__main__":
+            asyncio.run(main())
+    """
+    helper = """
+        import rloop, sys
+        def describe(index):
+            try:
+                rloop.current_worker()
+            except RuntimeError:
+                return index, __name__, type(sys.modules).__name__, rloop.TokioLoop()._worker
+    """
+    write_modules(tmp_path, {"main.py": dedent(source), "helper.py": dedent(helper)})
+    arguments = ["-W", "ignore", "-m", "rloop", "--workers", "2", "main.py"]
+    with program(*arguments, folder=tmp_path) as running:
+        status, lines, error = running.end()
+    assert (status, error) == (0, "")
+    assert sorted(lines) == ["0 helper dict None", "1 helper _Modules None"]
