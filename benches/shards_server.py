@@ -149,12 +149,16 @@ async def respond_aiohttp(_: web.Request) -> web.Response:
 @asynccontextmanager
 async def serving_aiohttp(listener: socket.socket) -> AsyncIterator[None]:
     """Serve an aiohttp application."""
+    import rloop
+
     app = web.Application()
     app.add_routes([web.get("/", respond_aiohttp)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        # Its clients end before it does.
+        with rloop.pinned(pin=False):
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
         yield
     finally:
         await runner.cleanup()

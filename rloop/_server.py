@@ -12,6 +12,16 @@ _T = TypeVar("_T")
 
 _NO_LOCK = contextlib.nullcontext()
 
+_SHARING_MODULES = frozenset(
+    {"aiohttp.web_server", "websockets.asyncio.server", "websockets.legacy.server"}
+)
+"""Modules of servers whose shutdown uses every connection's state from one task, without a lock."""
+
+
+def shares_connections(protocol_factory: object) -> bool:
+    """Return True if a known library's protocols are to be made that share state without a lock."""
+    return getattr(protocol_factory, "__module__", None) in _SHARING_MODULES
+
 
 class Server(base_events.Server):
     """An ``asyncio.Server`` whose connections begin and end on any thread.

@@ -277,14 +277,17 @@ def current_shard() -> int:
 
 
 @contextlib.contextmanager
-def pinned() -> Iterator[None]:
+def pinned(pin: bool = True) -> Iterator[None]:
     """Keep the connections of servers that start inside on the shard that accepts them.
 
     For code that cannot bear parallelism: protocols that share state without locks. Servers that
     are created, or start serving, within the ``with`` statement handle all their connections on the
-    shard of the caller.
+    shard of the caller. Servers of aiohttp and websockets do that anyway.
+
+    Args:
+        pin: False lets the connections of any server live on all shards.
     """
-    token = TokioLoop._is_pinned.set(True)
+    token = TokioLoop._is_pinned.set(pin)
     try:
         yield
     finally:

@@ -74,7 +74,10 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
     run elsewhere. Every method may be called on any shard.
     """
 
-    _is_pinned: ClassVar[contextvars.ContextVar[bool]] = contextvars.ContextVar("rloop pinned")
+    # None: those of the libraries that need it are.
+    _is_pinned: ClassVar[contextvars.ContextVar[bool | None]] = contextvars.ContextVar(
+        "rloop pinned", default=None
+    )
 
     # The type checker is told to overlook that the handles are no subclasses of asyncio's: they are
     # instances of them for isinstance() (see src/loop_/handle.rs).
@@ -413,7 +416,12 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             extra, _, _, *options = arguments
             return protocol_factory.accept(conn, extra, tuple(options), more)
         context: contextvars.Context | None = more.get("context")
-        is_placed = self._threads is not None and not self._is_pinned.get(False)
+        is_placed = self._threads is not None
+        if is_placed:
+            is_pinned = self._is_pinned.get()
+            if is_pinned is None:
+                is_pinned = _server.shares_connections(protocol_factory)
+            is_placed = not is_pinned
         if self._threads is not None and context is not None:
             # The context of the server, which this copy is of, may name another shard.
             self._set_home(context, self._home_here())

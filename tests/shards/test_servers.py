@@ -226,6 +226,31 @@ def test_pinned_servers_keep_their_connections_on_the_shard_of_their_maker(
     run(main())
 
 
+@pytest.mark.parametrize("module", ["aiohttp.web_server", "websockets.asyncio.server"])
+def test_servers_whose_protocols_share_state_are_pinned_unless_the_program_says_otherwise(
+    module: str, run: Run[None]
+) -> None:
+    class Protocols:
+        def __call__(self) -> asyncio.Protocol:
+            return Where()
+
+    Protocols.__module__ = module
+
+    async def homes_of_connections() -> list[int]:
+        loop = asyncio.get_running_loop()
+        count = shard_count()
+        async with await loop.create_server(Protocols(), LOOPBACK, 0) as server:
+            with clients(server, count) as peers:
+                return sorted(await in_thread(first_bytes, peers))
+
+    async def main() -> None:
+        assert await homes_of_connections() == [0] * shard_count()
+        with rloop.pinned(pin=False):
+            assert await homes_of_connections() == list(range(shard_count()))
+
+    run(main())
+
+
 def test_what_a_connection_spawns_may_go_elsewhere_but_what_it_starts_stays(
     run: Run[None], threads: int
 ) -> None:
