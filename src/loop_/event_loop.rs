@@ -728,7 +728,8 @@ impl EventLoop {
             Self::check_call(slf, &callback, "call_soon_threadsafe", true)?;
             let handle = Handle::new_thread_safe(slf, callback.unbind(), args, context)?;
             let work = Work::Run(handle.as_super().clone().unbind());
-            slf.get().shard(handle.as_super().get().home()).push(work);
+            // Like any thread that calls this, a step may block until it has run.
+            slf.get().shard(handle.as_super().get().home()).push_at_once(work);
             Ok(handle.unbind())
         };
         if slf.get().is_debug() {

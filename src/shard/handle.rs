@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyContext;
 use rloop_core::inbox::{Inbox, Wake};
 use rloop_core::placement::{Candidate, Load};
+use rloop_core::steps::Mail;
 use rloop_core::sync::{Mutex, ThreadCell};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -29,8 +30,18 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub(super) struct Running {
     pub(super) shard: u64,
     pub(super) local: Local,
+    /// The shard again, for what other shards are sent.
+    this: Arc<Shard>,
+    /// The shards that hold wake-ups until the step that runs has ended.
+    waiting: Vec<Arc<Shard>>,
     /// The loop, as the handles that are made here refer to it; `None` if it has one shard.
     pub(super) own_loop: Option<Py<LoopOfShard>>,
+}
+
+impl Running {
+    fn is_awaited_by(&self, shard: &Arc<Shard>) -> bool {
+        self.waiting.iter().any(|waiting| Arc::ptr_eq(waiting, shard))
+    }
 }
 
 thread_local! {
@@ -77,7 +88,7 @@ pub(crate) fn own_loop(
 /// One thread of a loop.
 pub(crate) struct Shard {
     pub(super) id: u64,
-    pub(super) inbox: Inbox<Work>,
+    pub(super) inbox: Inbox<Mail<Work>>,
     /// Invariant: `None` while a thread drives the shard.
     pub(super) parked: Mutex<Option<Local>>,
     /// `None` once the loop is closed.
@@ -94,6 +105,8 @@ pub(crate) struct Shard {
     pub(super) gathers: AtomicBool,
     /// False if nothing is unsent.
     has_unsent: AtomicBool,
+    /// Another shard holds wake-ups until the step that runs has ended. Of the driving thread alone.
+    is_awaited: AtomicBool,
     /// The handle that runs, in debug mode.
     current_handle: Mutex<Option<Py<Handle>>>,
     pub(super) counters: Counters,
@@ -132,6 +145,7 @@ impl Shard {
             cancelled_elsewhere: AtomicUsize::new(0),
             gathers: AtomicBool::new(false),
             has_unsent: AtomicBool::new(false),
+            is_awaited: AtomicBool::new(false),
             current_handle: Mutex::default(),
             counters: Counters::default(),
         })
@@ -196,7 +210,7 @@ impl Shard {
             Some(running) if running.shard == self.id => Some(operation(&mut running.local)),
             _ => self.parked.lock().as_mut().map(|local| {
                 // What this thread pushed while the shard ran comes first.
-                self.inbox.drain_into(&mut local.ready);
+                local.take_mail(&self.inbox, None);
                 operation(local)
             }),
         })
@@ -212,8 +226,35 @@ impl Shard {
         !self.is_driven_here() && self.parked.lock().is_none()
     }
 
-    /// Queues `work` behind what this thread queued before.
-    pub(crate) fn push(&self, work: Work) {
+    /// Queues `work` behind what this thread queued before. A wake-up that a step of another shard of the
+    /// loop sends is held until that step has ended.
+    pub(crate) fn push(self: &Arc<Self>, work: Work) {
+        if let Some(work) = self.push_here(work) {
+            self.push_remote(work);
+        }
+    }
+
+    /// Queues `work`, which is not held, unless the step has sent something before that is.
+    pub(crate) fn push_at_once(self: &Arc<Self>, work: Work) {
+        let Some(work) = self.push_here(work) else {
+            return;
+        };
+        if self.holds() {
+            self.push_remote(work);
+        } else {
+            self.send(Mail::Now(work));
+        }
+    }
+
+    /// True if this shard holds wake-ups of the step that this thread runs.
+    fn holds(self: &Arc<Self>) -> bool {
+        ThreadCell::lend(&RUNNING, |running| {
+            running.as_ref().is_some_and(|running| running.is_awaited_by(self))
+        })
+    }
+
+    /// Queues `work` if this thread may touch the local part; else returns it.
+    fn push_here(&self, work: Work) -> Option<Work> {
         let mut work = Some(work);
         let queued = self.with_local(|local| match work.take() {
             Some(Work::Schedule(deadline, handle)) => {
@@ -222,15 +263,62 @@ impl Shard {
             Some(work) => local.ready.push_back(work),
             None => (),
         });
-        if let (None, Some(work)) = (queued, work) {
-            self.push_remote(work);
+        if queued.is_some() { None } else { work }
+    }
+
+    fn push_remote(self: &Arc<Self>, work: Work) {
+        let held = if work.waits_for_step() { self.hold() } else { None };
+        match held {
+            None => self.send(Mail::Now(work)),
+            // The first, though it is held: a sleeping shard sets its alarm, in case the step is blocked.
+            Some((sender, true)) => self.send(Mail::Held(sender, work)),
+            Some((sender, false)) => self.inbox.push_quietly(Mail::Held(sender, work)),
         }
     }
 
-    /// Queues `work` through the inbox and wakes the shard if it sleeps.
-    pub(super) fn push_remote(&self, work: Work) {
-        if self.inbox.push(work) == Wake::Needed {
+    /// Puts `mail` into the inbox, and wakes the shard if it sleeps.
+    fn send(&self, mail: Mail<Work>) {
+        if self.inbox.push(mail) == Wake::Needed {
             self.wake();
+        }
+    }
+
+    /// Has the end of the step that this thread runs told to this shard, if both are of one loop. Returns
+    /// the index of the shard that runs the step, and whether this is new.
+    fn hold(self: &Arc<Self>) -> Option<(u16, bool)> {
+        ThreadCell::lend(&RUNNING, |running| {
+            let running = running.as_mut().filter(|it| it.shard >> 16 == self.id >> 16)?;
+            let is_new = !running.is_awaited_by(self);
+            if is_new {
+                running.waiting.push(self.clone());
+                running.this.is_awaited.store(true, Ordering::Relaxed);
+            }
+            Some((running.this.index(), is_new))
+        })
+    }
+
+    /// Called when a step has ended: releases the wake-ups that it has sent to other shards.
+    #[inline]
+    pub(super) fn end_step(&self, py: Python<'_>) -> Result<(), Interrupt> {
+        if self.is_awaited.load(Ordering::Relaxed) { self.release_waiting(py) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn release_waiting(&self, py: Python<'_>) -> Result<(), Interrupt> {
+        // What the step has written and gathered comes before what it has woken.
+        let sent = self.send_unsent(py);
+        self.tell_step_end();
+        sent
+    }
+
+    /// Tells those who wait for it that the step has ended.
+    fn tell_step_end(&self) {
+        self.is_awaited.store(false, Ordering::Relaxed);
+        let waiting = ThreadCell::lend(&RUNNING, |running| {
+            running.as_mut().map(|running| std::mem::take(&mut running.waiting))
+        });
+        for shard in waiting.into_iter().flatten() {
+            shard.send(Mail::StepEnd(self.index()));
         }
     }
 
@@ -298,11 +386,12 @@ impl Shard {
     /// The handles that are ready to run; `None` while another thread drives the shard.
     pub(crate) fn ready_handles(&self, py: Python<'_>) -> Option<Vec<Py<PyAny>>> {
         self.with_local(|local| {
-            let handles = local.ready.iter().filter_map(|work| match work {
-                Work::Run(handle) => Some(handle.clone_ref(py).into_any()),
-                Work::RunForeign(handle) => Some(handle.clone_ref(py)),
-                _ => None,
-            });
+            let handles =
+                local.ready.iter().chain(local.held.iter()).filter_map(|work| match work {
+                    Work::Run(handle) => Some(handle.clone_ref(py).into_any()),
+                    Work::RunForeign(handle) => Some(handle.clone_ref(py)),
+                    _ => None,
+                });
             handles.collect()
         })
     }
@@ -417,11 +506,15 @@ impl Shard {
         };
         local.timers.iter().try_for_each(|scheduled| visit.call(&scheduled.0))?;
         let deferred = local.deferred.iter().map(|(_, work)| work);
-        for work in local.ready.iter().chain(deferred) {
+        for work in local.ready.iter().chain(deferred).chain(local.held.iter()) {
             match work {
                 Work::Run(ready) | Work::Schedule(_, ready) => visit.call(ready)?,
                 Work::Operate(pending) => pending.visit(visit)?,
                 Work::StartReading(started) => started.visit(|object| visit.call(object))?,
+                Work::Fail(transport, error) => {
+                    visit.call(transport)?;
+                    visit.call(error)?;
+                }
                 Work::Remote(call) => call.visit(|object| visit.call(object))?,
                 Work::RunForeign(_) | Work::Event(_) => (),
             }
@@ -445,12 +538,14 @@ pub(super) struct Seat<'a> {
 }
 
 impl<'a> Seat<'a> {
-    pub(super) fn take(shard: &'a Shard, event_loop: &Bound<'_, EventLoop>) -> PyResult<Self> {
+    pub(super) fn take(shard: &'a Arc<Shard>, event_loop: &Bound<'_, EventLoop>) -> PyResult<Self> {
         let own_loop = LoopOfShard::create(event_loop, shard.index())?;
         let local = shard.parked.lock().take();
         let local =
             local.ok_or_else(|| PyRuntimeError::new_err("This event loop is already running"))?;
-        let outer = set_running(Some(Running { shard: shard.id, local, own_loop }));
+        let (this, waiting) = (shard.clone(), Vec::new());
+        let running = Running { shard: shard.id, local, this, waiting, own_loop };
+        let outer = set_running(Some(running));
         DRIVEN.set(shard.id);
         Ok(Self { shard, outer })
     }
@@ -458,9 +553,11 @@ impl<'a> Seat<'a> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
+        // The step that ended the run.
+        self.shard.tell_step_end();
         let outer = self.outer.take();
         DRIVEN.set(outer.as_ref().map_or(0, |outer| outer.shard));
-        let Some(Running { mut local, own_loop, .. }) = set_running(outer) else {
+        let Some(Running { mut local, own_loop, this: _this, .. }) = set_running(outer) else {
             return;
         };
         // The next run may be on another thread.

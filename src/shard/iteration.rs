@@ -16,6 +16,7 @@ use crate::runtime::sys;
 use crate::runtime::{clock, driver};
 use crate::shard::crew::Crew;
 use crate::shard::exit;
+use crate::transport::stream::StreamTransport;
 use pyo3::prelude::*;
 use rloop_core::inbox::Park;
 use rloop_core::signals;
@@ -260,7 +261,10 @@ impl Shard {
             }
             let has_mail = self.inbox.begin();
             if has_mail {
-                self.inbox.drain_some_into(TAKEN_PER_ITERATION, &mut local.ready);
+                local.take_mail(&self.inbox, Some(TAKEN_PER_ITERATION));
+            }
+            if !local.held.is_empty() {
+                local.release_overdue(&self.inbox);
             }
             local.collect_due_timers(end_time);
             let iteration = Iteration {
@@ -302,6 +306,8 @@ impl Shard {
         self.gathers.store(true, Ordering::Relaxed);
         let ran = operation();
         self.gathers.store(false, Ordering::Relaxed);
+        // An interrupted step has ended, too.
+        let ran = ran.and(self.end_step(py));
         // An interrupted `operation` returned before sending. The connections that a second interrupt
         // leaves unsent are sent in the next iteration.
         ran.and(self.send_unsent(py))
@@ -324,6 +330,7 @@ impl Shard {
             };
             transport.on_event(event_loop, direction)?;
             self.send_unsent(py)?;
+            self.end_step(py)?;
             self.counters.ran();
         }
         if iteration.arrived > 0 {
@@ -364,8 +371,12 @@ impl Shard {
                     }
                 }
                 Work::StartReading(transport) => transport.start_reading(event_loop)?,
+                Work::Fail(transport, error) => {
+                    StreamTransport::fail(transport.bind(py), event_loop, error)?;
+                }
                 Work::Remote(call) => call.run(event_loop)?,
             }
+            self.end_step(py)?;
             if left > 0 {
                 self.send_overdue(py, &mut sent_at)?;
             }

@@ -7,10 +7,13 @@ use crate::runtime::registration::{Direction, Event, Fired};
 use crate::runtime::{clock, registration};
 use crate::sock::Pending;
 use crate::transport::core::{Call, Transport};
+use crate::transport::stream::StreamTransport;
 use crate::transport::tls::TlsProtocol;
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
+use rloop_core::inbox::Inbox;
 use rloop_core::signals::SignalChecks;
+use rloop_core::steps::{Held, Mail};
 use rloop_core::timers::TimerHeap;
 use std::collections::VecDeque;
 use std::io;
@@ -37,13 +40,27 @@ pub(crate) enum Work {
     Event(Event),
     /// A transport may start to read.
     StartReading(Transport),
+    /// A transport could not be registered: it ends with that error.
+    Fail(Py<StreamTransport>, Py<PyAny>),
     /// A call on a transport that was made on another thread.
     Remote(Box<Call>),
+}
+
+impl Work {
+    /// True for what must not run on another shard before the step that sends it has ended. Calls on
+    /// transports, and their events, wake nobody by themselves, and are to be done before what does.
+    pub(super) fn waits_for_step(&self) -> bool {
+        !matches!(self, Self::Remote(_) | Self::Event(_))
+    }
 }
 
 /// What only the driving thread touches.
 pub(super) struct Local {
     pub(super) ready: VecDeque<Work>,
+    /// Wake-ups from steps of other shards that have not ended.
+    pub(super) held: Held<Work>,
+    /// Where the inbox is emptied into; empty in between.
+    mail: VecDeque<Mail<Work>>,
     /// The events of the current iteration; those before `next_event` were dispatched.
     pub(super) events: Vec<Event>,
     pub(super) next_event: usize,
@@ -74,6 +91,8 @@ impl Local {
     pub(super) fn new() -> Self {
         Self {
             ready: VecDeque::new(),
+            held: Held::new(),
+            mail: VecDeque::new(),
             events: Vec::new(),
             next_event: 0,
             timers: TimerHeap::new(),
@@ -87,6 +106,25 @@ impl Local {
             unsent: VecDeque::new(),
             depth: 0,
             deferred: Vec::new(),
+        }
+    }
+
+    /// Takes over what was pushed; at most `limit` items, if it is given.
+    pub(super) fn take_mail(&mut self, inbox: &Inbox<Mail<Work>>, limit: Option<usize>) {
+        match limit {
+            None => inbox.drain_into(&mut self.mail),
+            Some(limit) => inbox.drain_some_into(limit, &mut self.mail),
+        }
+        for mail in self.mail.drain(..) {
+            self.held.receive(mail, &mut self.ready, clock::now);
+        }
+    }
+
+    /// Queues the wake-ups that were held for too long, behind all that was pushed before them.
+    pub(super) fn release_overdue(&mut self, inbox: &Inbox<Mail<Work>>) {
+        if self.held.deadline().is_some_and(|deadline| clock::now() >= deadline) {
+            self.take_mail(inbox, None);
+            self.held.release_all(&mut self.ready);
         }
     }
 
@@ -200,11 +238,15 @@ impl Local {
     }
 
     /// The deadline that the alarm has to be set to before a wait, if it has to: that of the next timer, or
-    /// in `timeout` seconds.
+    /// in `timeout` seconds, or when a held wake-up is overdue.
     pub(super) fn next_alarm(&mut self, timeout: Option<f64>) -> Option<f64> {
         let next = match timeout {
-            None => self.timers.next_deadline()?,
-            Some(timeout) => clock::now() + timeout.min(LONGEST_TIMEOUT),
+            None => self.timers.next_deadline(),
+            Some(timeout) => Some(clock::now() + timeout.min(LONGEST_TIMEOUT)),
+        };
+        let next = match (next, self.held.deadline()) {
+            (Some(next), Some(deadline)) => next.min(deadline),
+            (next, deadline) => next.or(deadline)?,
         };
         if self.alarm.is_some_and(|alarm| alarm <= next) {
             return None;

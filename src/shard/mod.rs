@@ -11,6 +11,9 @@
 //! events and timers woke runs at the end of the same iteration, so that a task that waits for a packet
 //! costs no second look at the kernel; callbacks scheduled after that wait for the next iteration.
 //!
+//! A step is what runs without a pause: one item of the ready queue, or one event. What it wakes on other
+//! shards is held there until [`Shard::end_step`]; see [`rloop_core::steps`].
+//!
 //! The thread is attached to Python for the iteration and detached for the wait, whether or not the wait
 //! blocks: other threads get the GIL, and a stop-the-world request is not held up by a busy loop.
 //!

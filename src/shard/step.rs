@@ -79,8 +79,9 @@ impl Shard {
         may_block: bool,
     ) -> Result<(), Failure> {
         let py = event_loop.py();
-        // What the callback around has written.
+        // What the callback around has written and woken, because it may wait for that.
         self.send_unsent(py)?;
+        self.end_step(py)?;
         let timeout = self.timeout(event_loop).map_err(Failure::Clock)?;
         let settled = self.settle(event_loop, io, timeout);
         let settled = settled.map_err(|error| Failure::kernel(py, &error))?;

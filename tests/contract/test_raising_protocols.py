@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import rloop
 from support.loops import factory_of
 from support.peers import LOOPBACK
 from support.raising import ERRORS, STAGES, Seen, differences, methods_of
@@ -69,7 +70,9 @@ def observe_callback(
 
     async def serve() -> None:
         callback = fail if shape == "function" else fail_in_a_task
-        server = await asyncio.start_server(callback, LOOPBACK, 0)
+        # What follows is counted in turns, so all of it happens on one shard.
+        with rloop.pinned():
+            server = await asyncio.start_server(callback, LOOPBACK, 0)
         with socket.create_connection(server.sockets[0].getsockname()) as client:
             await called.wait()
             await turns(5)

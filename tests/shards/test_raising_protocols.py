@@ -34,10 +34,12 @@ def without_callers(seen: Seen) -> Seen:
     """Leave out who is told of an exception: a forwarded call has no caller to raise it to.
 
     Whether a connection pauses depends on when such a call arrives, and so does whether the data is
-    received at once or in parts.
+    received at once or in parts. A peer's reset is found by a read or by a write.
     """
     calls: list[str] = []
     for call in seen.calls:
+        if call == "connection_lost(ConnectionResetError)" and calls[-1:] == ["get_buffer()"]:
+            del calls[-1]
         is_repeated = calls[-2:] == ["get_buffer()", "buffer_updated()"] and call == "get_buffer()"
         if not call.endswith("_writing()"):
             calls.append(call)

@@ -66,12 +66,15 @@ impl<T> Inbox<T> {
 
     /// Appends `item`. Any thread may call this.
     pub fn push(&self, item: T) -> Wake {
-        {
-            let mut queue = self.queue.lock();
-            queue.items.push_back(item);
-            queue.pushed += 1;
-        }
+        self.push_quietly(item);
         self.notify()
+    }
+
+    /// Appends `item` for the owner to find when something else makes it look.
+    pub fn push_quietly(&self, item: T) {
+        let mut queue = self.queue.lock();
+        queue.items.push_back(item);
+        queue.pushed += 1;
     }
 
     /// Makes the owner take an iteration without handing it anything. Any thread may call this.

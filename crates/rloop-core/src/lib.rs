@@ -7,11 +7,13 @@
 
 pub mod commands;
 pub mod flow;
+pub mod forwarded;
 pub mod inbox;
 pub mod lifecycle;
 pub mod placement;
 pub mod records;
 pub mod signals;
+pub mod steps;
 pub mod sync;
 pub mod timers;
 pub mod watches;

@@ -170,16 +170,21 @@ pub(crate) trait Endpoint: PyClass<Frozen = True> + PyTypeInfo + Sync {
     }
 
     /// Deals with the outcome of a call that another thread forwarded. An exception has no caller to
-    /// reach, so it is reported.
+    /// reach, so it is reported: to `event_loop`, which the call may have made the transport let go of.
     fn settle_remote(
         slf: &Bound<'_, Self>,
-        event_loop: &Bound<'_, EventLoop>,
+        event_loop: Option<&Bound<'_, EventLoop>>,
         called: PyResult<()>,
     ) -> Result<(), Interrupt> {
         called.or_else(|error| {
             interrupt::contain(slf.py(), error, |error| {
                 let message = "A call from another thread failed";
-                Self::report_to(event_loop, Self::parties(slf), message, error)
+                match event_loop {
+                    Some(event_loop) => {
+                        Self::report_to(event_loop, Self::parties(slf), message, error)
+                    }
+                    None => Self::report(slf, Self::parties(slf), message, error),
+                }
             })
         })
     }

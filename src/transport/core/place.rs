@@ -6,11 +6,11 @@ use crate::py::initialized::Initialized;
 use crate::py::interrupt::Interrupt;
 use crate::runtime::registration::{Direction, Event};
 use crate::shard::{Shard, Work};
-use crate::transport::core::{Polled, Queueing};
-use crate::transport::datagram::{self, DatagramTransport};
-use crate::transport::pipe::{ReadPipeTransport, ReadRemote, WritePipeTransport, WriteRemote};
-use crate::transport::stream::{self, StreamTransport};
-use crate::transport::tls::{self, TlsProtocol};
+use crate::transport::core::{Forwarding, Polled, Queueing};
+use crate::transport::datagram::DatagramTransport;
+use crate::transport::pipe::{ReadPipeTransport, WritePipeTransport};
+use crate::transport::stream::StreamTransport;
+use crate::transport::tls::TlsProtocol;
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
 use std::os::fd::RawFd;
@@ -47,19 +47,25 @@ impl Transport {
         let py = event_loop.py();
         match (self, direction) {
             (Self::Stream(transport), Direction::Read) => {
-                StreamTransport::on_readable(&transport.into_bound(py), event_loop)
+                let transport = transport.into_bound(py);
+                StreamTransport::make_earlier_stop(&transport)?;
+                StreamTransport::on_readable(&transport, event_loop)
             }
             (Self::Stream(transport), Direction::Write) => {
                 StreamTransport::on_writable(&transport.into_bound(py), event_loop)
             }
             (Self::Datagram(transport), Direction::Read) => {
-                DatagramTransport::on_readable(&transport.into_bound(py), event_loop)
+                let transport = transport.into_bound(py);
+                DatagramTransport::make_earlier_stop(&transport)?;
+                DatagramTransport::on_readable(&transport, event_loop)
             }
             (Self::Datagram(transport), Direction::Write) => {
                 DatagramTransport::on_writable(&transport.into_bound(py), event_loop)
             }
             (Self::ReadPipe(transport), Direction::Read) => {
-                ReadPipeTransport::on_readable(&transport.into_bound(py), event_loop)
+                let transport = transport.into_bound(py);
+                ReadPipeTransport::make_earlier_stop(&transport)?;
+                ReadPipeTransport::on_readable(&transport, event_loop)
             }
             (Self::ReadPipe(transport), Direction::Write) => {
                 ReadPipeTransport::on_failure(&transport.into_bound(py), event_loop)
@@ -132,53 +138,25 @@ impl Transport {
     }
 }
 
-/// A call on a transport that was made on another thread than its own.
+/// The calls on a transport that were made on another thread than its own, up to that number.
 pub(crate) enum Call {
-    Stream(Py<StreamTransport>, stream::Remote),
-    Datagram(Py<DatagramTransport>, datagram::Remote),
-    ReadPipe(Py<ReadPipeTransport>, ReadRemote),
-    WritePipe(Py<WritePipeTransport>, WriteRemote),
-    Tls(Py<TlsProtocol>, tls::Remote),
+    Stream(Py<StreamTransport>, u64),
+    Datagram(Py<DatagramTransport>, u64),
+    ReadPipe(Py<ReadPipeTransport>, u64),
+    WritePipe(Py<WritePipeTransport>, u64),
+    Tls(Py<TlsProtocol>, u64),
 }
 
 impl Call {
-    /// Makes the call, on the transport's thread.
+    /// Makes the calls, on the transport's thread.
     pub(crate) fn run(self, event_loop: &Bound<'_, EventLoop>) -> Result<(), Interrupt> {
         let py = event_loop.py();
         match self {
-            Self::Stream(transport, call) => {
-                StreamTransport::run_remote(transport.bind(py), event_loop, call)
-            }
-            Self::Datagram(transport, call) => {
-                DatagramTransport::run_remote(transport.bind(py), event_loop, call)
-            }
-            Self::ReadPipe(transport, call) => {
-                ReadPipeTransport::run_remote(transport.bind(py), event_loop, call)
-            }
-            Self::WritePipe(transport, call) => {
-                WritePipeTransport::run_remote(transport.bind(py), event_loop, call)
-            }
-            Self::Tls(protocol, call) => {
-                TlsProtocol::run_remote(protocol.bind(py), event_loop, call)
-            }
-        }
-    }
-
-    /// True for what makes the transport close.
-    fn closes(&self) -> bool {
-        match self {
-            Self::Stream(_, call) => {
-                matches!(call, stream::Remote::Close | stream::Remote::Abort(_))
-            }
-            Self::Datagram(_, call) => {
-                matches!(call, datagram::Remote::Close | datagram::Remote::Abort(_))
-            }
-            Self::ReadPipe(_, call) => matches!(call, ReadRemote::Close),
-            Self::WritePipe(_, call) => {
-                matches!(call, WriteRemote::WriteEof | WriteRemote::Abort)
-            }
-            // It remembers that itself.
-            Self::Tls(..) => false,
+            Self::Stream(transport, number) => run(transport.bind(py), event_loop, number),
+            Self::Datagram(transport, number) => run(transport.bind(py), event_loop, number),
+            Self::ReadPipe(transport, number) => run(transport.bind(py), event_loop, number),
+            Self::WritePipe(transport, number) => run(transport.bind(py), event_loop, number),
+            Self::Tls(protocol, number) => run(protocol.bind(py), event_loop, number),
         }
     }
 
@@ -195,6 +173,14 @@ impl Call {
             Self::Tls(protocol, _) => visit(protocol.as_any()),
         }
     }
+}
+
+fn run<T: Forwarding>(
+    transport: &Bound<'_, T>,
+    event_loop: &Bound<'_, EventLoop>,
+    number: u64,
+) -> Result<(), Interrupt> {
+    T::make_forwarded(transport, Some(event_loop), Some(number)).map(|_| ())
 }
 
 /// Where a transport lives.
@@ -256,17 +242,9 @@ impl Place {
         }
     }
 
-    /// Forwards a call if this is not the thread it has to run on; true if it did.
-    pub(crate) fn forward(&self, call: impl FnOnce() -> PyResult<Call>) -> PyResult<bool> {
-        if self.home.is_elsewhere() {
-            let call = call()?;
-            if call.closes() {
-                self.close_forwarded.store(true, Ordering::Relaxed);
-            }
-            self.home.push(Work::Remote(Box::new(call)));
-            return Ok(true);
-        }
-        Ok(false)
+    /// A call that closes the transport is on its way.
+    pub(crate) fn note_close(&self) {
+        self.close_forwarded.store(true, Ordering::Relaxed);
     }
 
     /// Lets the shard keep the transport alive while events are `wanted`, as a selector would, and

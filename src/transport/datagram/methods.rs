@@ -7,13 +7,14 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::{ffi, imports};
 use crate::runtime::datagram::{DatagramSocket, Family};
 use crate::transport::core::{
-    Endpoint, Place, Polled, Queueing, SocketHold, Transport, checked_limits, extra_info,
+    Endpoint, Forwarding, Place, Polled, SocketHold, Transport, checked_limits, extra_info,
 };
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
+use rloop_core::forwarded::Forwarded;
 use rloop_core::sync::{Mutex, put};
 use std::os::fd::RawFd;
 
@@ -74,6 +75,7 @@ impl DatagramTransport {
         Ok(Self {
             state: Mutex::new(DatagramState::new(objects, socket, extra.unbind())),
             place,
+            forwarded: Forwarded::new(),
             family,
             remote,
             is_connected,
@@ -115,7 +117,7 @@ impl DatagramTransport {
 
     /// Closes the transport once what is queued was sent.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::Close))? { Ok(()) } else { Self::close_here(slf) }
+        Self::make_or_forward(slf, Remote::Close)
     }
 
     /// Closes the transport at once; what is queued is lost.
@@ -151,25 +153,19 @@ impl DatagramTransport {
 
     /// True if the transport is receiving.
     fn is_reading(&self) -> bool {
-        self.state.lock().life.is_reading()
+        let asked = self.is_reading_asked();
+        let state = self.state.lock();
+        asked.map_or_else(|| state.life.is_reading(), |asked| asked && !state.life.is_closing())
     }
 
     /// Stops the calls of `datagram_received()`.
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::PauseReading))? {
-            Ok(())
-        } else {
-            Self::pause_here(slf)
-        }
+        Self::make_or_forward(slf, Remote::PauseReading)
     }
 
     /// Goes on with the calls of `datagram_received()`.
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::ResumeReading))? {
-            Ok(())
-        } else {
-            Self::resume_here(slf)
-        }
+        Self::make_or_forward(slf, Remote::ResumeReading)
     }
 
     /// Sets the water marks of the queue, in bytes.
@@ -180,18 +176,16 @@ impl DatagramTransport {
         low: Option<i128>,
     ) -> PyResult<()> {
         let (low, high) = checked_limits(high, low)?;
-        slf.get().state.lock().flow.set_limits(low, high);
-        // The protocol is called at home.
-        if Self::forward(slf, || Ok(Remote::ReviewFlow))? {
-            Ok(())
-        } else {
-            Self::review_flow_here(slf)
-        }
+        Self::make_or_forward(slf, Remote::SetLimits(low, high))
     }
 
     /// The water marks of the queue (low, high), in bytes.
     fn get_write_buffer_limits(&self) -> (u128, u128) {
-        self.state.lock().flow.limits()
+        let asked = self.forwarded.newest(|call| match call {
+            Remote::SetLimits(low, high) => Some((*low, *high)),
+            _ => None,
+        });
+        asked.unwrap_or_else(|| self.state.lock().flow.limits())
     }
 
     /// What the datagrams that wait to be sent count for, in bytes.
@@ -212,12 +206,7 @@ impl DatagramTransport {
     /// Closes the transport with `error`, which `connection_lost()` receives.
     #[pyo3(signature = (error))]
     fn _force_close(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let copy = error.as_ref().map(|error| error.clone_ref(slf.py()));
-        if Self::forward(slf, || Ok(Remote::Abort(copy)))? {
-            Ok(())
-        } else {
-            Self::force_close(slf, error)
-        }
+        Self::make_or_forward(slf, Remote::Abort(error))
     }
 
     #[pyo3(signature = (error))]
@@ -332,6 +321,11 @@ impl DatagramTransport {
             return Ok(());
         }
         visit.call(&self.remote)?;
+        self.forwarded.try_each(|call| match call {
+            Remote::Abort(error) => visit.call(error),
+            Remote::SendTo(_, address) => visit.call(address),
+            _ => Ok(()),
+        })?;
         // A locked transport is in use by a thread, hence no garbage.
         self.state.try_lock().map_or(Ok(()), |state| state.visit(visit))
     }
@@ -342,6 +336,6 @@ impl DatagramTransport {
             (state.objects.take(), state.socket.take(), std::mem::take(&mut state.queue))
         };
         drop(socket);
-        drop((objects, unsent));
+        drop((objects, unsent, self.forwarded.take_all()));
     }
 }

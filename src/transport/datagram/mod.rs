@@ -32,4 +32,4 @@ mod sending;
 mod state;
 mod transport;
 
-pub(crate) use transport::{DatagramTransport, Remote};
+pub(crate) use transport::DatagramTransport;

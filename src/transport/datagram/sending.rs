@@ -11,7 +11,7 @@ use crate::py::interrupt::{self, Interrupt};
 use crate::py::{buffer, ffi};
 use crate::runtime::datagram::Address;
 use crate::runtime::registration::Direction;
-use crate::transport::core::{Endpoint, Polled, Queueing, warn_about_lost_write};
+use crate::transport::core::{Endpoint, Forwarding, Polled, Queueing, warn_about_lost_write};
 use pyo3::exceptions::{
     PyAttributeError, PyBlockingIOError, PyInterruptedError, PyOSError, PyTypeError, PyValueError,
 };

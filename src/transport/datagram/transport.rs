@@ -3,18 +3,21 @@
 use super::state::DatagramState;
 use crate::loop_::event_loop::EventLoop;
 use crate::py::ffi::SharedBytes;
-use crate::py::interrupt::Interrupt;
 use crate::runtime::datagram::Family;
 use crate::runtime::registration::Direction;
-use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
+use crate::shard::Shard;
+use crate::transport::core::{Call, Endpoint, Forwarding, Place, Polled, Queueing};
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
+use rloop_core::forwarded::Forwarded;
 use rloop_core::sync::Mutex;
+use std::sync::Arc;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum Remote {
     SendTo(SharedBytes, Option<Py<PyAny>>),
-    ReviewFlow,
+    /// The water marks (low, high).
+    SetLimits(u128, u128),
     PauseReading,
     ResumeReading,
     Close,
@@ -26,6 +29,7 @@ pub(crate) enum Remote {
 pub(crate) struct DatagramTransport {
     pub(super) state: Mutex<DatagramState>,
     pub(super) place: Place,
+    pub(super) forwarded: Forwarded<Remote>,
     pub(super) family: Family,
     /// The address that datagrams without one go to, if it was given.
     pub(super) remote: Option<Py<PyAny>>,
@@ -40,6 +44,54 @@ impl Endpoint for DatagramTransport {
     }
 }
 
+impl Forwarding for DatagramTransport {
+    type Call = Remote;
+
+    fn forwarded(&self) -> &Forwarded<Remote> {
+        &self.forwarded
+    }
+
+    fn home_shard(&self) -> Option<&Arc<Shard>> {
+        Some(&self.place.home)
+    }
+
+    fn make(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        let py = slf.py();
+        match call {
+            Remote::SendTo(data, address) => {
+                let address = address.as_ref().map(|address| address.bind(py));
+                Self::send_checked(slf, data.object(py), address)
+            }
+            Remote::SetLimits(low, high) => {
+                slf.get().state.lock().flow.set_limits(low, high);
+                Self::review_flow_here(slf)
+            }
+            Remote::PauseReading => Self::pause_here(slf),
+            Remote::ResumeReading => Self::resume_here(slf),
+            Remote::Close => Self::close_here(slf),
+            Remote::Abort(error) => Self::force_close(slf, error),
+        }
+    }
+
+    fn stops_reading(call: &Remote) -> Option<bool> {
+        match call {
+            Remote::PauseReading | Remote::Close | Remote::Abort(_) => Some(true),
+            Remote::ResumeReading => Some(false),
+            _ => None,
+        }
+    }
+
+    fn errand(slf: &Bound<'_, Self>, number: u64) -> Call {
+        Call::Datagram(slf.clone().unbind(), number)
+    }
+
+    fn note_forwarded(&self, call: &Remote) {
+        if matches!(call, Remote::Close | Remote::Abort(_)) {
+            self.place.note_close();
+        }
+    }
+}
+
 impl DatagramTransport {
     /// The context of the callbacks of that direction; `None` once the transport is closed.
     pub(crate) fn context_of(&self, py: Python<'_>, direction: Direction) -> Option<Py<PyContext>> {
@@ -47,34 +99,5 @@ impl DatagramTransport {
         let objects = state.objects.as_ref()?;
         let writing = objects.write_context.as_ref().filter(|_| direction == Direction::Write);
         Some(writing.unwrap_or(&objects.read_path.context).clone_ref(py))
-    }
-
-    /// Forwards `call` if this is not the thread it has to run on; true if it did.
-    pub(super) fn forward(
-        slf: &Bound<'_, Self>,
-        call: impl FnOnce() -> PyResult<Remote>,
-    ) -> PyResult<bool> {
-        slf.get().place.forward(|| Ok(Call::Datagram(slf.clone().unbind(), call()?)))
-    }
-
-    /// Runs a forwarded call.
-    pub(crate) fn run_remote(
-        slf: &Bound<'_, Self>,
-        event_loop: &Bound<'_, EventLoop>,
-        call: Remote,
-    ) -> Result<(), Interrupt> {
-        let py = slf.py();
-        let called = match call {
-            Remote::SendTo(data, address) => {
-                let address = address.as_ref().map(|address| address.bind(py));
-                Self::send_checked(slf, data.object(py), address)
-            }
-            Remote::ReviewFlow => Self::review_flow_here(slf),
-            Remote::PauseReading => Self::pause_here(slf),
-            Remote::ResumeReading => Self::resume_here(slf),
-            Remote::Close => Self::close_here(slf),
-            Remote::Abort(error) => Self::force_close(slf, error),
-        };
-        Self::settle_remote(slf, event_loop, called)
     }
 }

@@ -23,5 +23,5 @@ mod write;
 mod write_events;
 mod write_methods;
 
-pub(crate) use read::{ReadPipeTransport, ReadRemote};
-pub(crate) use write::{WritePipeTransport, WriteRemote};
+pub(crate) use read::ReadPipeTransport;
+pub(crate) use write::WritePipeTransport;

@@ -8,14 +8,19 @@ use crate::py::interrupt::Interrupt;
 use crate::runtime::pipe::{Kind, ReadEnd};
 use crate::runtime::registration::{Direction, Event};
 use crate::runtime::stream::Read;
-use crate::transport::core::{Call, Endpoint, Place, Polled, Transport, with_read_buffer};
+use crate::shard::Shard;
+use crate::transport::core::{
+    Call, Endpoint, Forwarding, Place, Polled, Transport, with_read_buffer,
+};
 use pyo3::exceptions::PyOSError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyContext, PyDict, PyTuple};
+use rloop_core::forwarded::Forwarded;
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::{Mutex, put};
 use std::io;
+use std::sync::Arc;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum ReadRemote {
@@ -39,6 +44,7 @@ pub(super) struct ReadState {
 pub(crate) struct ReadPipeTransport {
     pub(super) state: Mutex<ReadState>,
     pub(super) place: Place,
+    pub(super) forwarded: Forwarded<ReadRemote>,
     pub(super) kind: Kind,
 }
 
@@ -65,29 +71,47 @@ impl Endpoint for ReadPipeTransport {
     }
 }
 
+impl Forwarding for ReadPipeTransport {
+    type Call = ReadRemote;
+
+    fn forwarded(&self) -> &Forwarded<ReadRemote> {
+        &self.forwarded
+    }
+
+    fn home_shard(&self) -> Option<&Arc<Shard>> {
+        Some(&self.place.home)
+    }
+
+    fn make(slf: &Bound<'_, Self>, call: ReadRemote) -> PyResult<()> {
+        match call {
+            ReadRemote::Pause => Self::pause_here(slf),
+            ReadRemote::Resume => Self::resume_here(slf),
+            ReadRemote::Close => Self::force_close(slf, None),
+        }
+    }
+
+    fn stops_reading(call: &ReadRemote) -> Option<bool> {
+        match call {
+            ReadRemote::Pause | ReadRemote::Close => Some(true),
+            ReadRemote::Resume => Some(false),
+        }
+    }
+
+    fn errand(slf: &Bound<'_, Self>, number: u64) -> Call {
+        Call::ReadPipe(slf.clone().unbind(), number)
+    }
+
+    fn note_forwarded(&self, call: &ReadRemote) {
+        if matches!(call, ReadRemote::Close) {
+            self.place.note_close();
+        }
+    }
+}
+
 impl ReadPipeTransport {
     /// The context of the callbacks; `None` once the transport is closed.
     pub(crate) fn context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
         Some(self.state.lock().objects.as_ref()?.context.clone_ref(py))
-    }
-
-    /// Forwards `call` if this is not the thread it has to run on; true if it did.
-    pub(super) fn forward(slf: &Bound<'_, Self>, call: ReadRemote) -> PyResult<bool> {
-        slf.get().place.forward(|| Ok(Call::ReadPipe(slf.clone().unbind(), call)))
-    }
-
-    /// Runs a forwarded call.
-    pub(crate) fn run_remote(
-        slf: &Bound<'_, Self>,
-        event_loop: &Bound<'_, EventLoop>,
-        call: ReadRemote,
-    ) -> Result<(), Interrupt> {
-        let called = match call {
-            ReadRemote::Pause => Self::pause_here(slf),
-            ReadRemote::Resume => Self::resume_here(slf),
-            ReadRemote::Close => Self::force_close(slf, None),
-        };
-        Self::settle_remote(slf, event_loop, called)
     }
 
     /// Called once `connection_made()` has run.

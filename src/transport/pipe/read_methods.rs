@@ -4,10 +4,11 @@ use super::objects::Beginning;
 use super::read::{ReadPipeTransport, ReadRemote, ReadState};
 use crate::loop_::event_loop::EventLoop;
 use crate::py::imports;
-use crate::transport::core::{Endpoint, Polled, Transport, extra_info};
+use crate::transport::core::{Endpoint, Forwarding, Polled, Transport, extra_info};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
+use rloop_core::forwarded::Forwarded;
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::Mutex;
 use std::os::fd::RawFd;
@@ -31,7 +32,7 @@ impl ReadPipeTransport {
             Beginning::new(event_loop, pipe, protocol, extra, refusal)?;
         let state =
             ReadState { objects: Some(objects), end: None, extra, life: Lifecycle::default() };
-        Ok(Self { state: Mutex::new(state), place, kind })
+        Ok(Self { state: Mutex::new(state), place, forwarded: Forwarded::new(), kind })
     }
 
     /// Schedules `connection_made()`, the first read, and the waiter.
@@ -65,7 +66,7 @@ impl ReadPipeTransport {
 
     /// Closes the transport.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, ReadRemote::Close)? { Ok(()) } else { Self::force_close(slf, None) }
+        Self::make_or_forward(slf, ReadRemote::Close)
     }
 
     /// Replaces the protocol.
@@ -86,17 +87,19 @@ impl ReadPipeTransport {
 
     /// True if the transport is receiving.
     fn is_reading(&self) -> bool {
-        self.state.lock().life.is_reading()
+        let asked = self.is_reading_asked();
+        let state = self.state.lock();
+        asked.map_or_else(|| state.life.is_reading(), |asked| asked && !state.life.is_closing())
     }
 
     /// Stops the calls of `data_received()`.
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, ReadRemote::Pause)? { Ok(()) } else { Self::pause_here(slf) }
+        Self::make_or_forward(slf, ReadRemote::Pause)
     }
 
     /// Goes on with the calls of `data_received()`.
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, ReadRemote::Resume)? { Ok(()) } else { Self::resume_here(slf) }
+        Self::make_or_forward(slf, ReadRemote::Resume)
     }
 
     #[pyo3(signature = (error))]

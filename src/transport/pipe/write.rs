@@ -14,22 +14,25 @@ use crate::py::{buffer, ffi, imports};
 use crate::runtime::pipe::{Kind, WriteEnd};
 use crate::runtime::registration::Direction;
 use crate::runtime::stream::Sink;
-use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
+use crate::shard::Shard;
+use crate::transport::core::{Call, Endpoint, Forwarding, Place, Polled, Queueing};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyContext, PyDict, PyMemoryView};
 use rloop_core::flow::{FlowChange, FlowControl};
+use rloop_core::forwarded::Forwarded;
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::Mutex;
 use rloop_core::write_queue::WriteQueue;
 use std::io;
+use std::sync::Arc;
 
 /// A call on a transport that was made on another thread than its own.
 pub(crate) enum WriteRemote {
     Write(SharedBytes),
     WriteEof,
-    /// Pause the protocol if the new water marks say so.
-    ReviewFlow,
+    /// The water marks (low, high).
+    SetLimits(u128, u128),
     Abort,
 }
 
@@ -80,6 +83,7 @@ pub(super) enum Written {
 pub(crate) struct WritePipeTransport {
     pub(super) state: Mutex<WriteState>,
     pub(super) place: Place,
+    pub(super) forwarded: Forwarded<WriteRemote>,
     pub(super) kind: Kind,
 }
 
@@ -90,27 +94,19 @@ impl Endpoint for WritePipeTransport {
     }
 }
 
-impl WritePipeTransport {
-    /// The context of the callbacks; `None` once the transport is closed.
-    pub(crate) fn context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
-        Some(self.state.lock().objects.as_ref()?.context.clone_ref(py))
+impl Forwarding for WritePipeTransport {
+    type Call = WriteRemote;
+
+    fn forwarded(&self) -> &Forwarded<WriteRemote> {
+        &self.forwarded
     }
 
-    /// Forwards `call` if this is not the thread it has to run on; true if it did.
-    pub(super) fn forward(
-        slf: &Bound<'_, Self>,
-        call: impl FnOnce() -> PyResult<WriteRemote>,
-    ) -> PyResult<bool> {
-        slf.get().place.forward(|| Ok(Call::WritePipe(slf.clone().unbind(), call()?)))
+    fn home_shard(&self) -> Option<&Arc<Shard>> {
+        Some(&self.place.home)
     }
 
-    /// Runs a forwarded call.
-    pub(crate) fn run_remote(
-        slf: &Bound<'_, Self>,
-        event_loop: &Bound<'_, EventLoop>,
-        call: WriteRemote,
-    ) -> Result<(), Interrupt> {
-        let called = match call {
+    fn make(slf: &Bound<'_, Self>, call: WriteRemote) -> PyResult<()> {
+        match call {
             WriteRemote::Write(data) => {
                 let written = slf.get().write_checked(data.as_ref(), |sent| {
                     Ok((Chunk::Shared(data.clone_ref(slf.py())), sent))
@@ -118,10 +114,34 @@ impl WritePipeTransport {
                 Self::finish_write(slf, written)
             }
             WriteRemote::WriteEof => Self::close_here(slf),
-            WriteRemote::ReviewFlow => Self::review_flow_here(slf),
+            WriteRemote::SetLimits(low, high) => {
+                slf.get().state.lock().flow.set_limits(low, high);
+                Self::review_flow_here(slf)
+            }
             WriteRemote::Abort => Self::force_close(slf, None),
-        };
-        Self::settle_remote(slf, event_loop, called)
+        }
+    }
+
+    /// It receives nothing.
+    fn stops_reading(_: &WriteRemote) -> Option<bool> {
+        None
+    }
+
+    fn errand(slf: &Bound<'_, Self>, number: u64) -> Call {
+        Call::WritePipe(slf.clone().unbind(), number)
+    }
+
+    fn note_forwarded(&self, call: &WriteRemote) {
+        if matches!(call, WriteRemote::WriteEof | WriteRemote::Abort) {
+            self.place.note_close();
+        }
+    }
+}
+
+impl WritePipeTransport {
+    /// The context of the callbacks; `None` once the transport is closed.
+    pub(crate) fn context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
+        Some(self.state.lock().objects.as_ref()?.context.clone_ref(py))
     }
 
     /// Called once `connection_made()` has run.

@@ -5,12 +5,13 @@ use super::write::{WritePipeTransport, WriteRemote, WriteState};
 use crate::loop_::event_loop::EventLoop;
 use crate::py::imports;
 use crate::runtime::pipe::WriteEnd;
-use crate::transport::core::{Endpoint, Polled, Queueing, Transport, checked_limits, extra_info};
+use crate::transport::core::{Endpoint, Forwarding, Polled, Transport, checked_limits, extra_info};
 use pyo3::exceptions::PyAssertionError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
 use rloop_core::flow::FlowControl;
+use rloop_core::forwarded::Forwarded;
 use rloop_core::lifecycle::Lifecycle;
 use rloop_core::sync::Mutex;
 use rloop_core::write_queue::WriteQueue;
@@ -42,7 +43,7 @@ impl WritePipeTransport {
             life: Lifecycle::default(),
             lost_writes: 0,
         };
-        Ok(Self { state: Mutex::new(state), place, kind })
+        Ok(Self { state: Mutex::new(state), place, forwarded: Forwarded::new(), kind })
     }
 
     /// Schedules `connection_made()`, the watch for the end of the reader, and the waiter.
@@ -81,11 +82,7 @@ impl WritePipeTransport {
 
     /// Closes the transport at once; what is queued is lost.
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(WriteRemote::Abort))? {
-            Ok(())
-        } else {
-            Self::force_close(slf, None)
-        }
+        Self::make_or_forward(slf, WriteRemote::Abort)
     }
 
     /// Replaces the protocol.
@@ -112,18 +109,16 @@ impl WritePipeTransport {
         low: Option<i128>,
     ) -> PyResult<()> {
         let (low, high) = checked_limits(high, low)?;
-        slf.get().state.lock().flow.set_limits(low, high);
-        // The protocol is called at home.
-        if Self::forward(slf, || Ok(WriteRemote::ReviewFlow))? {
-            Ok(())
-        } else {
-            Self::review_flow_here(slf)
-        }
+        Self::make_or_forward(slf, WriteRemote::SetLimits(low, high))
     }
 
     /// The water marks of the write queue (low, high), in bytes.
     fn get_write_buffer_limits(&self) -> (u128, u128) {
-        self.state.lock().flow.limits()
+        let asked = self.forwarded.newest(|call| match call {
+            WriteRemote::SetLimits(low, high) => Some((*low, *high)),
+            _ => None,
+        });
+        asked.unwrap_or_else(|| self.state.lock().flow.limits())
     }
 
     /// How many bytes wait to be sent.
@@ -151,11 +146,7 @@ impl WritePipeTransport {
 
     /// Closes the transport once what is queued was sent: the reader is told by that.
     fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(WriteRemote::WriteEof))? {
-            Ok(())
-        } else {
-            Self::close_here(slf)
-        }
+        Self::make_or_forward(slf, WriteRemote::WriteEof)
     }
 
     /// True.

@@ -11,13 +11,14 @@ use crate::runtime::sockets;
 use crate::runtime::stream::StreamSocket;
 use crate::shard::Work;
 use crate::transport::core::{
-    Call, Endpoint, Place, Polled, Queueing, SocketHold, Transport, checked_limits, extra_info,
+    Endpoint, Forwarding, Place, Polled, SocketHold, Transport, checked_limits, extra_info,
 };
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyContext, PyDict, PyTuple, PyType};
+use rloop_core::forwarded::Forwarded;
 use rloop_core::sync::Mutex;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -85,6 +86,7 @@ impl StreamTransport {
         Ok(Self {
             state: Mutex::new(StreamState::new(objects, extra.unbind())),
             place: Place::new(fd, home),
+            forwarded: Forwarded::new(),
         })
     }
 
@@ -118,8 +120,7 @@ impl StreamTransport {
                 Self::schedule_reading(slf, &event_loop, &this.place, transport)?;
             }
             Some(error) => {
-                let abort = Remote::Abort(Some(error));
-                shard.push(Work::Remote(Box::new(Call::Stream(slf.clone().unbind(), abort))));
+                shard.push(Work::Fail(slf.clone().unbind(), error));
             }
         }
         EventLoop::schedule_waiter(&event_loop, waiter, context())
@@ -155,7 +156,7 @@ impl StreamTransport {
 
     /// Closes the transport once what is queued was sent.
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::Close))? { Ok(()) } else { Self::close_here(slf) }
+        Self::make_or_forward(slf, Remote::Close)
     }
 
     /// Closes the transport at once; what is queued is lost.
@@ -179,25 +180,19 @@ impl StreamTransport {
 
     /// True if the transport is receiving.
     fn is_reading(&self) -> bool {
-        self.state.lock().life.is_reading()
+        let asked = self.is_reading_asked();
+        let state = self.state.lock();
+        asked.map_or_else(|| state.life.is_reading(), |asked| asked && !state.life.is_closing())
     }
 
     /// Stops the calls of `data_received()`.
     fn pause_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::PauseReading))? {
-            Ok(())
-        } else {
-            Self::pause_here(slf)
-        }
+        Self::make_or_forward(slf, Remote::PauseReading)
     }
 
     /// Goes on with the calls of `data_received()`.
     fn resume_reading(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::ResumeReading))? {
-            Ok(())
-        } else {
-            Self::resume_here(slf)
-        }
+        Self::make_or_forward(slf, Remote::ResumeReading)
     }
 
     /// Sets the water marks of the write queue, in bytes.
@@ -208,18 +203,16 @@ impl StreamTransport {
         low: Option<i128>,
     ) -> PyResult<()> {
         let (low, high) = checked_limits(high, low)?;
-        slf.get().state.lock().flow.set_limits(low, high);
-        // The protocol is called at home.
-        if Self::forward(slf, || Ok(Remote::ReviewFlow))? {
-            Ok(())
-        } else {
-            Self::review_flow_here(slf)
-        }
+        Self::make_or_forward(slf, Remote::SetLimits(low, high))
     }
 
     /// The water marks of the write queue (low, high), in bytes.
     fn get_write_buffer_limits(&self) -> (u128, u128) {
-        self.state.lock().flow.limits()
+        let asked = self.forwarded.newest(|call| match call {
+            Remote::SetLimits(low, high) => Some((*low, *high)),
+            _ => None,
+        });
+        asked.unwrap_or_else(|| self.state.lock().flow.limits())
     }
 
     /// How many bytes wait to be sent.
@@ -234,11 +227,7 @@ impl StreamTransport {
 
     /// Shuts down the sending side once what is queued was sent.
     fn write_eof(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if Self::forward(slf, || Ok(Remote::WriteEof))? {
-            Ok(())
-        } else {
-            slf.get().write_eof_here(slf.py())
-        }
+        Self::make_or_forward(slf, Remote::WriteEof)
     }
 
     /// True: a stream socket has a sending side of its own.
@@ -249,12 +238,7 @@ impl StreamTransport {
     /// Ends the connection with `error`, which `connection_lost()` receives.
     #[pyo3(signature = (error))]
     fn _force_close(slf: &Bound<'_, Self>, error: Option<Py<PyAny>>) -> PyResult<()> {
-        let copy = error.as_ref().map(|error| error.clone_ref(slf.py()));
-        if Self::forward(slf, || Ok(Remote::Abort(copy)))? {
-            Ok(())
-        } else {
-            Self::force_close(slf, error)
-        }
+        Self::make_or_forward(slf, Remote::Abort(error))
     }
 
     #[pyo3(signature = (error))]
@@ -409,6 +393,10 @@ impl StreamTransport {
         if !self.place.is_initialized() {
             return Ok(());
         }
+        self.forwarded.try_each(|call| match call {
+            Remote::Abort(error) => visit.call(error),
+            _ => Ok(()),
+        })?;
         // A locked transport is in use by a thread, hence no garbage.
         self.state.try_lock().map_or(Ok(()), |state| state.visit(visit))
     }
@@ -419,6 +407,6 @@ impl StreamTransport {
             (state.objects.take(), state.socket.take(), state.empty_waiter.take())
         };
         drop(socket);
-        drop((objects, waiter));
+        drop((objects, waiter, self.forwarded.take_all()));
     }
 }

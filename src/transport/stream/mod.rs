@@ -33,4 +33,4 @@ mod writing;
 
 pub(crate) use methods::Write;
 pub(crate) use state::Written;
-pub(crate) use transport::{Remote, StreamTransport};
+pub(crate) use transport::StreamTransport;

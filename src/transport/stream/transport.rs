@@ -8,9 +8,10 @@ use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::{self, Interrupt};
 use crate::runtime::registration::Direction;
 use crate::shard::Shard;
-use crate::transport::core::{Call, Endpoint, Place, Polled, Queueing};
+use crate::transport::core::{Call, Endpoint, Forwarding, Place, Polled, Queueing};
 use pyo3::prelude::*;
 use pyo3::types::PyContext;
+use rloop_core::forwarded::Forwarded;
 use rloop_core::sync::Mutex;
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ pub(crate) enum Remote {
     Write(SharedBytes),
     WriteLines(Vec<SharedBytes>),
     WriteEof,
-    ReviewFlow,
+    /// The water marks (low, high).
+    SetLimits(u128, u128),
     PauseReading,
     ResumeReading,
     Close,
@@ -31,6 +33,7 @@ pub(crate) enum Remote {
 pub(crate) struct StreamTransport {
     pub(super) state: Mutex<StreamState>,
     pub(super) place: Place,
+    pub(super) forwarded: Forwarded<Remote>,
 }
 
 impl Endpoint for StreamTransport {
@@ -42,6 +45,60 @@ impl Endpoint for StreamTransport {
     fn own_context(&self, py: Python<'_>) -> Option<Py<PyContext>> {
         let state = self.state.lock();
         state.objects.as_ref()?.own_context.as_ref().map(|context| context.clone_ref(py))
+    }
+}
+
+impl Forwarding for StreamTransport {
+    type Call = Remote;
+
+    fn forwarded(&self) -> &Forwarded<Remote> {
+        &self.forwarded
+    }
+
+    fn home_shard(&self) -> Option<&Arc<Shard>> {
+        Some(&self.place.home)
+    }
+
+    fn make(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        match call {
+            Remote::Write(data) => {
+                let written = slf.get().state.lock().write(data.as_ref(), |sent| {
+                    Ok((Chunk::Shared(data.clone_ref(slf.py())), sent))
+                });
+                Self::finish_write(slf, written)
+            }
+            Remote::WriteLines(chunks) => {
+                let checked = slf.get().state.lock().check_writable("writelines");
+                checked.and_then(|()| Self::write_chunks(slf, chunks))
+            }
+            Remote::SetLimits(low, high) => {
+                slf.get().state.lock().flow.set_limits(low, high);
+                Self::review_flow_here(slf)
+            }
+            Remote::WriteEof => slf.get().write_eof_here(slf.py()),
+            Remote::PauseReading => Self::pause_here(slf),
+            Remote::ResumeReading => Self::resume_here(slf),
+            Remote::Close => Self::close_here(slf),
+            Remote::Abort(error) => Self::force_close(slf, error),
+        }
+    }
+
+    fn stops_reading(call: &Remote) -> Option<bool> {
+        match call {
+            Remote::PauseReading | Remote::Close | Remote::Abort(_) => Some(true),
+            Remote::ResumeReading => Some(false),
+            _ => None,
+        }
+    }
+
+    fn errand(slf: &Bound<'_, Self>, number: u64) -> Call {
+        Call::Stream(slf.clone().unbind(), number)
+    }
+
+    fn note_forwarded(&self, call: &Remote) {
+        if matches!(call, Remote::Close | Remote::Abort(_)) {
+            self.place.note_close();
+        }
     }
 }
 
@@ -57,39 +114,14 @@ impl StreamTransport {
         self.own_context(py).map_or_else(|| ffi::copy_context(py), Ok)
     }
 
-    /// Forwards `call` if this is not the thread it has to run on; true if it did.
-    pub(super) fn forward(
-        slf: &Bound<'_, Self>,
-        call: impl FnOnce() -> PyResult<Remote>,
-    ) -> PyResult<bool> {
-        slf.get().place.forward(|| Ok(Call::Stream(slf.clone().unbind(), call()?)))
-    }
-
-    /// Runs a forwarded call.
-    pub(crate) fn run_remote(
+    /// Ends a transport that could not be registered with `error`.
+    pub(crate) fn fail(
         slf: &Bound<'_, Self>,
         event_loop: &Bound<'_, EventLoop>,
-        call: Remote,
+        error: Py<PyAny>,
     ) -> Result<(), Interrupt> {
-        let called = match call {
-            Remote::Write(data) => {
-                let written = slf.get().state.lock().write(data.as_ref(), |sent| {
-                    Ok((Chunk::Shared(data.clone_ref(slf.py())), sent))
-                });
-                Self::finish_write(slf, written)
-            }
-            Remote::WriteLines(chunks) => {
-                let checked = slf.get().state.lock().check_writable("writelines");
-                checked.and_then(|()| Self::write_chunks(slf, chunks))
-            }
-            Remote::ReviewFlow => Self::review_flow_here(slf),
-            Remote::WriteEof => slf.get().write_eof_here(slf.py()),
-            Remote::PauseReading => Self::pause_here(slf),
-            Remote::ResumeReading => Self::resume_here(slf),
-            Remote::Close => Self::close_here(slf),
-            Remote::Abort(error) => Self::force_close(slf, error),
-        };
-        Self::settle_remote(slf, event_loop, called)
+        let ended = Self::force_close(slf, Some(error));
+        Self::settle_remote(slf, Some(event_loop), ended)
     }
 
     /// The context of the callbacks of that direction; `None` once the transport is closed.

@@ -9,7 +9,7 @@ use crate::py::ffi::SharedBytes;
 use crate::py::interrupt::{self, Interrupt};
 use crate::py::{buffer, ffi};
 use crate::runtime::stream::{Flushed, StreamSocket};
-use crate::transport::core::{Endpoint, Polled, Queueing, warn_about_lost_write};
+use crate::transport::core::{Endpoint, Forwarding, Polled, Queueing, warn_about_lost_write};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};

@@ -55,5 +55,5 @@ mod state;
 mod transport;
 mod writing;
 
-pub(crate) use protocol::{Remote, TlsProtocol};
+pub(crate) use protocol::TlsProtocol;
 pub(crate) use transport::{TlsTransport, Write};

@@ -6,15 +6,15 @@ use super::state::{Application, Links, Phase, TlsState, Told};
 use super::transport::TlsTransport;
 use crate::loop_::event_loop::EventLoop;
 use crate::py::ffi::SharedBytes;
-use crate::py::interrupt::Interrupt;
 use crate::py::{ffi, imports};
-use crate::shard::{Shard, Work};
-use crate::transport::core::{Call, Endpoint};
+use crate::shard::Shard;
+use crate::transport::core::{Call, Endpoint, Forwarding};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyMemoryView, PyType};
+use rloop_core::forwarded::Forwarded;
 use rloop_core::sync::Mutex;
 use std::sync::{Arc, OnceLock};
 
@@ -26,7 +26,10 @@ pub(crate) enum Remote {
     ConnectionMade(Lower),
     Write(SharedBytes),
     WriteChunks(Vec<SharedBytes>),
-    ReviewFlow,
+    /// The water marks (low, high) of the write buffer.
+    SetWriteLimits(u128, u128),
+    /// Those of the read buffer.
+    SetReadLimits(u128, u128),
     PauseReading,
     ResumeReading,
     Close,
@@ -51,6 +54,7 @@ pub(crate) struct TlsProtocol {
     pub(super) timeouts: Timeouts,
     /// Where the connection lives, once there is a transport below.
     home: OnceLock<Arc<Shard>>,
+    forwarded: Forwarded<Remote>,
 }
 
 impl Endpoint for TlsProtocol {
@@ -78,6 +82,62 @@ impl Endpoint for TlsProtocol {
             state.links.transport.as_ref().map(|transport| transport.clone_ref(slf.py()).into_any())
         };
         (transport, Some(slf.as_any().clone().unbind()))
+    }
+}
+
+impl Forwarding for TlsProtocol {
+    type Call = Remote;
+
+    fn forwarded(&self) -> &Forwarded<Remote> {
+        &self.forwarded
+    }
+
+    /// Without a transport below, nothing happens on a thread of its own.
+    fn home_shard(&self) -> Option<&Arc<Shard>> {
+        self.home()
+    }
+
+    fn make(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
+        match call {
+            Remote::ConnectionMade(lower) => Self::start_handshake(slf, lower),
+            Remote::Write(chunk) => Self::write(slf, std::iter::once(chunk)),
+            Remote::WriteChunks(chunks) => Self::write(slf, chunks),
+            Remote::SetWriteLimits(low, high) => {
+                slf.get().state.lock().writing.flow.set_limits(low, high);
+                Self::send_early(slf)?;
+                Self::control_writing(slf)?;
+                Self::control_reading(slf)
+            }
+            Remote::SetReadLimits(low, high) => {
+                slf.get().state.lock().reading.flow.set_limits(low, high);
+                Self::send_early(slf)?;
+                Self::control_writing(slf)?;
+                Self::control_reading(slf)
+            }
+            Remote::PauseReading => {
+                slf.get().state.lock().reading.paused = true;
+                Ok(())
+            }
+            Remote::ResumeReading => Self::resume(slf),
+            Remote::Close => Self::start_shutdown(slf),
+            Remote::Forget => {
+                Self::forget(slf);
+                Ok(())
+            }
+            Remote::Abort(error) => Self::abort(slf, error),
+        }
+    }
+
+    fn stops_reading(call: &Remote) -> Option<bool> {
+        match call {
+            Remote::PauseReading | Remote::Abort(_) => Some(true),
+            Remote::ResumeReading => Some(false),
+            _ => None,
+        }
+    }
+
+    fn errand(slf: &Bound<'_, Self>, number: u64) -> Call {
+        Call::Tls(slf.clone().unbind(), number)
     }
 }
 
@@ -109,52 +169,6 @@ impl TlsProtocol {
     fn settle(&self, home: Arc<Shard>) {
         // A protocol is connected once; asyncio does not check that either.
         self.home.get_or_init(|| home);
-    }
-
-    /// Makes a call here, or forwards it if this is not the thread it has to run on.
-    pub(super) fn call(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
-        match slf.get().home() {
-            Some(home) if home.is_elsewhere() => {
-                home.push(Work::Remote(Box::new(Call::Tls(slf.clone().unbind(), call))));
-                Ok(())
-            }
-            // Without a transport below, nothing happens on a thread of its own.
-            _ => Self::run(slf, call),
-        }
-    }
-
-    fn run(slf: &Bound<'_, Self>, call: Remote) -> PyResult<()> {
-        match call {
-            Remote::ConnectionMade(lower) => Self::start_handshake(slf, lower),
-            Remote::Write(chunk) => Self::write(slf, std::iter::once(chunk)),
-            Remote::WriteChunks(chunks) => Self::write(slf, chunks),
-            Remote::ReviewFlow => {
-                Self::send_early(slf)?;
-                Self::control_writing(slf)?;
-                Self::control_reading(slf)
-            }
-            Remote::PauseReading => {
-                slf.get().state.lock().reading.paused = true;
-                Ok(())
-            }
-            Remote::ResumeReading => Self::resume(slf),
-            Remote::Close => Self::start_shutdown(slf),
-            Remote::Forget => {
-                Self::forget(slf);
-                Ok(())
-            }
-            Remote::Abort(error) => Self::abort(slf, error),
-        }
-    }
-
-    /// Runs a forwarded call.
-    pub(crate) fn run_remote(
-        slf: &Bound<'_, Self>,
-        event_loop: &Bound<'_, EventLoop>,
-        call: Remote,
-    ) -> Result<(), Interrupt> {
-        let called = Self::run(slf, call);
-        Self::settle_remote(slf, event_loop, called)
     }
 
     fn lower_object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
@@ -231,6 +245,7 @@ impl TlsProtocol {
             state: Mutex::new(TlsState::new(links, extra, told)),
             timeouts: Timeouts { handshake, shutdown, shutdown_includes_flush },
             home: OnceLock::new(),
+            forwarded: Forwarded::new(),
         })
     }
 
@@ -259,7 +274,7 @@ impl TlsProtocol {
         let lower = Lower::new(transport);
         slf.get().settle(lower.home(&event_loop)?);
         // start_tls() may have been called on another shard.
-        Self::call(slf, Remote::ConnectionMade(lower))
+        Self::make_or_forward(slf, Remote::ConnectionMade(lower))
     }
 
     /// The transport below is gone.
@@ -422,6 +437,11 @@ impl TlsProtocol {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.timeouts.handshake)?;
         visit.call(&self.timeouts.shutdown)?;
+        self.forwarded.try_each(|call| match call {
+            Remote::ConnectionMade(lower) => visit.call(lower.object()),
+            Remote::Abort(error) => visit.call(error),
+            _ => Ok(()),
+        })?;
         // A locked connection is in use by a thread, hence no garbage.
         self.state.try_lock().map_or(Ok(()), |state| state.visit(visit))
     }
@@ -440,6 +460,6 @@ impl TlsProtocol {
                 (links.handshake_timer.take(), links.shutdown_timer.take(), links.failure.take()),
             )
         };
-        drop(links);
+        drop((links, self.forwarded.take_all()));
     }
 }

@@ -4,7 +4,7 @@ use super::engine::{Batch, End, Filled};
 use super::protocol::{Remote, TlsProtocol};
 use super::state::{Phase, READ_HIGH, Receiver, Told};
 use crate::py::{imports, interrupt};
-use crate::transport::core::checked_limits_from;
+use crate::transport::core::{Forwarding, checked_limits_from};
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -32,6 +32,7 @@ impl TlsProtocol {
     /// # Errors
     /// Those of [`TlsProtocol::receive`].
     pub(crate) fn go_on(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::make_earlier_stop(slf)?;
         let phase = slf.get().state.lock().phase;
         match phase {
             Phase::Unwrapped => Ok(()),
@@ -206,8 +207,7 @@ impl TlsProtocol {
         low: Option<i128>,
     ) -> PyResult<()> {
         let (low, high) = checked_limits_from(READ_HIGH, high, low)?;
-        slf.get().state.lock().reading.flow.set_limits(low, high);
-        Self::call(slf, Remote::ReviewFlow)
+        Self::make_or_forward(slf, Remote::SetReadLimits(low, high))
     }
 
     pub(super) fn read_buffer_size(&self, py: Python<'_>) -> PyResult<usize> {

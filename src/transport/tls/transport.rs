@@ -6,7 +6,7 @@ use crate::loop_::event_loop::EventLoop;
 use crate::py::ffi::OneArgumentMethod;
 use crate::py::initialized::Initialized;
 use crate::py::{buffer, imports};
-use crate::transport::core::Endpoint;
+use crate::transport::core::{Endpoint, Forwarding};
 use pyo3::exceptions::{PyNotImplementedError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -34,7 +34,7 @@ impl TlsTransport {
 
     fn end(&self, py: Python<'_>, error: Option<Py<PyAny>>) -> PyResult<()> {
         self.mark_closed();
-        TlsProtocol::call(self.protocol.bind(py), Remote::Abort(error))
+        TlsProtocol::make_or_forward(self.protocol.bind(py), Remote::Abort(error))
     }
 
     pub(super) fn is_marked_closed(&self) -> bool {
@@ -68,7 +68,7 @@ impl OneArgumentMethod for Write {
         let protocol = slf.get().protocol.bind(data.py());
         match buffer::snapshot(data) {
             Ok(chunk) if chunk.as_ref().is_empty() => Ok(()),
-            Ok(chunk) => TlsProtocol::call(protocol, Remote::Write(chunk)),
+            Ok(chunk) => TlsProtocol::make_or_forward(protocol, Remote::Write(chunk)),
             Err(error) => TlsProtocol::no_buffer(protocol, error),
         }
     }
@@ -120,7 +120,7 @@ impl TlsTransport {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let is_second = self.closed.swap(true, Ordering::Relaxed);
         let call = if is_second { Remote::Forget } else { Remote::Close };
-        TlsProtocol::call(self.protocol.bind(py), call)
+        TlsProtocol::make_or_forward(self.protocol.bind(py), call)
     }
 
     /// Closes the transport at once; what is queued is lost.
@@ -130,17 +130,18 @@ impl TlsTransport {
 
     /// True if received data reaches the protocol.
     fn is_reading(&self) -> bool {
-        !self.protocol.get().state.lock().reading.paused
+        let protocol = self.protocol.get();
+        protocol.is_reading_asked().unwrap_or_else(|| !protocol.state.lock().reading.paused)
     }
 
     /// Stops the calls of `data_received()`.
     fn pause_reading(&self, py: Python<'_>) -> PyResult<()> {
-        TlsProtocol::call(self.protocol.bind(py), Remote::PauseReading)
+        TlsProtocol::make_or_forward(self.protocol.bind(py), Remote::PauseReading)
     }
 
     /// Goes on with the calls of `data_received()`.
     fn resume_reading(&self, py: Python<'_>) -> PyResult<()> {
-        TlsProtocol::call(self.protocol.bind(py), Remote::ResumeReading)
+        TlsProtocol::make_or_forward(self.protocol.bind(py), Remote::ResumeReading)
     }
 
     /// Sets the water marks of the write buffer, in bytes.
@@ -156,7 +157,12 @@ impl TlsTransport {
 
     /// The water marks of the write buffer (low, high), in bytes.
     fn get_write_buffer_limits(&self) -> (u128, u128) {
-        self.protocol.get().state.lock().writing.flow.limits()
+        let protocol = self.protocol.get();
+        let asked = protocol.forwarded().newest(|call| match call {
+            Remote::SetWriteLimits(low, high) => Some((*low, *high)),
+            _ => None,
+        });
+        asked.unwrap_or_else(|| protocol.state.lock().writing.flow.limits())
     }
 
     /// How many bytes wait to be given to the transport below.
@@ -177,7 +183,12 @@ impl TlsTransport {
 
     /// The water marks of the read buffer (low, high), in bytes of ciphertext.
     fn get_read_buffer_limits(&self) -> (u128, u128) {
-        self.protocol.get().state.lock().reading.flow.limits()
+        let protocol = self.protocol.get();
+        let asked = protocol.forwarded().newest(|call| match call {
+            Remote::SetReadLimits(low, high) => Some((*low, *high)),
+            _ => None,
+        });
+        asked.unwrap_or_else(|| protocol.state.lock().reading.flow.limits())
     }
 
     /// How many bytes of ciphertext wait to be decrypted.
@@ -202,7 +213,7 @@ impl TlsTransport {
             }
         }
         match failure {
-            None => TlsProtocol::call(protocol, Remote::WriteChunks(chunks)),
+            None => TlsProtocol::make_or_forward(protocol, Remote::WriteChunks(chunks)),
             Some(error) => TlsProtocol::no_buffer(protocol, error),
         }
     }

@@ -8,7 +8,7 @@ use crate::py::error::chained;
 use crate::py::ffi::SharedBytes;
 use crate::py::imports;
 use crate::py::interrupt::{self, Interrupt};
-use crate::transport::core::{Endpoint, checked_limits_from};
+use crate::transport::core::{Endpoint, Forwarding, checked_limits_from};
 use crate::transport::stream::{StreamTransport, Written};
 use pyo3::prelude::*;
 use rloop_core::flow::FlowChange;
@@ -299,8 +299,7 @@ impl TlsProtocol {
         low: Option<i128>,
     ) -> PyResult<()> {
         let (low, high) = checked_limits_from(WRITE_HIGH, high, low)?;
-        slf.get().state.lock().writing.flow.set_limits(low, high);
-        Self::call(slf, Remote::ReviewFlow)
+        Self::make_or_forward(slf, Remote::SetWriteLimits(low, high))
     }
 
     /// What `get_write_buffer_size()` returns: what is gathered is sent first, as asyncio does at once.
