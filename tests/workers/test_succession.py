@@ -75,7 +75,7 @@ class Generations:
     def answers_until(self, *last: tuple[int, int]) -> Iterator[tuple[int, int]]:
         """Ask until each of these workers and generations was the only one of its worker."""
         recent: list[tuple[int, int]] = []
-        while set(recent) != set(last):
+        while len(recent) < 10 or set(recent) != set(last):
             recent = [*recent[-9:], self.ask()]
             yield recent[-1]
 
