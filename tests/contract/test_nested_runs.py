@@ -14,13 +14,15 @@ import pytest
 
 from support.datagrams import ANY_PORT, endpoint
 from support.leaks import LeakGuard
-from support.loops import class_of
+from support.loops import class_of, of_one_thread
 from support.nesting import nest
 from support.peers import connected, receive_until_eof
 from support.pipes import open_pipe
 from support.protocols import RecordingProtocol
 from support.threads import PEER_TIMEOUT, eventually, in_thread, turns
 from support.tls import Authority, tls_connected
+
+pytestmark = of_one_thread
 
 Nested = Callable[[Coroutine[Any, Any, Any]], Any]
 

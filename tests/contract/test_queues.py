@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from support.loops import of_one_thread
 from support.threads import eventually, turns
 
 Loop = asyncio.AbstractEventLoop
 
 
+@of_one_thread
 async def test_scheduled_holds_the_timers_that_wait(loop: Any) -> None:
     timers = loop._scheduled
     assert isinstance(timers, list)
@@ -30,6 +32,7 @@ async def test_scheduled_holds_the_timers_that_wait(loop: Any) -> None:
         timer.cancel()
 
 
+@of_one_thread
 async def test_timers_may_be_cancelled_while_they_are_looked_through(loop: Any) -> None:
     mine = [loop.call_later(3600, print, "mine", number) for number in range(200)]
     for timer in loop._scheduled:
@@ -40,6 +43,7 @@ async def test_timers_may_be_cancelled_while_they_are_looked_through(loop: Any) 
     assert not [timer for timer in loop._scheduled if not timer.cancelled()]
 
 
+@of_one_thread
 async def test_a_timer_that_is_due_is_no_longer_scheduled(loop: Any) -> None:
     seen: list[bool] = []
     timer: Any = loop.call_later(0.001, lambda: seen.append(timer in loop._scheduled))
@@ -47,6 +51,7 @@ async def test_a_timer_that_is_due_is_no_longer_scheduled(loop: Any) -> None:
     assert seen == [False]
 
 
+@of_one_thread
 async def test_a_test_fires_a_timer_ahead_of_time(loop: Any) -> None:
     """As helpers of test suites do."""
     ran: list[int] = []

@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 
 from support.leaks import LeakGuard
-from support.loops import class_of
+from support.loops import class_of, of_one_thread
 from support.threads import in_thread, turns
 
 Loop = asyncio.AbstractEventLoop
@@ -202,6 +202,7 @@ async def test_a_timer_is_due_within_the_clocks_resolution(loop: Any) -> None:
     timer.cancel()
 
 
+@of_one_thread
 def test_a_clock_that_fails_ends_the_run(loop: Any) -> None:
     def fail() -> float:
         raise ZeroDivisionError("on purpose")

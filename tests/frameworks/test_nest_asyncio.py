@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from support.loops import of_one_thread
 from support.programs import run_program
+
+pytestmark = of_one_thread
 
 LIBRARIES = ["nest_asyncio2"]
 if sys.version_info < (3, 14):

@@ -1,6 +1,7 @@
 """Loops of several threads from their first run to their end: stop, close, fork, exit, errors."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import signal
@@ -526,3 +527,27 @@ def test_the_interpreter_ends_while_shards_are_busy(how: str, threads: int) -> N
     for _ in range(EXITS_PER_ROUND):
         outcome = run_program(program, "rloop", options=options)
         assert (outcome.returncode, outcome.stdout) == (0, "stopped\n"), outcome.stderr
+
+
+@pytest.mark.parametrize("queue", ["_scheduled", "_ready"])
+def test_the_queues_of_a_running_loop_are_refused(queue: str, run: Run[None]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        # Before its first run a shard can be read.
+        await rloop.on_shard(shard_count() - 1, turns(1))
+        with pytest.raises(RuntimeError, match="driven by another thread"):
+            list(getattr(loop, queue))
+
+    run(main())
+
+
+def test_a_replaced_run_once_is_refused() -> None:
+    def run_once(self: Any) -> None:
+        self._process_events(self._selector.select(0))
+
+    cls: Any = type("Nested", (rloop.TokioLoop,), {"_run_once": run_once})
+    with (
+        contextlib.closing(cls(threads=2)) as loop,
+        pytest.raises(RuntimeError, match="several threads cannot be run"),
+    ):
+        loop.run_forever()

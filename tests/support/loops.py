@@ -7,13 +7,21 @@ loop is an error of the run, never a skipped test.
 
 import asyncio
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 DEFAULT_LOOPS = ("asyncio", "rloop")
 KNOWN_LOOPS = ("asyncio", "rloop", "uvloop", "zuvloop")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+#: Carried by tests of what a loop of several threads refuses; tests/shards shows that it does.
+of_one_thread = pytest.mark.skipif(
+    os.environ.get("RLOOP_THREADS", "1") != "1", reason="a loop of several threads refuses this"
+)
 
 
 def class_of(loop_name: str) -> Any:
