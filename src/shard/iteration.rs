@@ -244,6 +244,8 @@ impl Shard {
     }
 
     /// Takes what the wait brought. `end_time` is that of [`EventLoop::end_time`].
+    #[expect(clippy::inline_always, reason = "once per iteration; `step` is the second caller")]
+    #[inline(always)]
     pub(super) fn begin_iteration(
         &self,
         event_loop: &Bound<'_, EventLoop>,
@@ -298,6 +300,8 @@ impl Shard {
     }
 
     /// Runs `operation`, which sends what it has written. If it is interrupted, that is done here.
+    #[expect(clippy::inline_always, reason = "once per iteration; `step` is the second caller")]
+    #[inline(always)]
     pub(super) fn gathering(
         &self,
         py: Python<'_>,
@@ -314,6 +318,8 @@ impl Shard {
     }
 
     /// Does what was ready when the iteration began, and nothing that is added meanwhile.
+    #[expect(clippy::inline_always, reason = "once per iteration; `step` is the second caller")]
+    #[inline(always)]
     pub(super) fn run_due(
         &self,
         event_loop: &Bound<'_, EventLoop>,
@@ -403,6 +409,8 @@ impl Shard {
     ///
     /// # Errors
     /// What the program's clock raises.
+    #[expect(clippy::inline_always, reason = "once per iteration; `step` is the second caller")]
+    #[inline(always)]
     pub(super) fn timeout(&self, event_loop: &Bound<'_, EventLoop>) -> PyResult<Option<f64>> {
         if !Overrides::of(event_loop).has_clock() {
             return Ok(None);
@@ -418,6 +426,8 @@ impl Shard {
 
     /// Finds out whether the iteration may end in a wait that blocks. If so, the alarm is set and the next
     /// push from elsewhere wakes the shard. `timeout` is that of [`Shard::timeout`].
+    #[expect(clippy::inline_always, reason = "once per iteration; `step` is the second caller")]
+    #[inline(always)]
     pub(super) fn settle(
         &self,
         event_loop: &Bound<'_, EventLoop>,

@@ -7,7 +7,7 @@
 //! thread looks again [`DELAY`] after it has run something, once: an idle loop sleeps.
 
 /// How late a signal that comes just before a wait is noticed, in seconds.
-pub const DELAY: f64 = 0.1;
+pub const DELAY: f64 = 0.5;
 
 /// Whether the reminder of the main thread is to be set.
 #[derive(Debug, Default)]

@@ -74,7 +74,8 @@ impl StreamTransport {
 
     /// Writes bytes that do not change. No Python code runs. [`StreamTransport::finish_write`] has to
     /// follow.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "once per packet; its second caller is rare")]
+    #[inline(always)]
     fn write_shared(&self, bytes: &Bound<'_, PyBytes>) -> Written {
         let rest = |sent| Ok((Chunk::Shared(SharedBytes::new(bytes)), sent));
         self.state.lock().write(bytes.as_bytes(), rest)
