@@ -192,6 +192,15 @@ def qualities(trusted: Workshop, unknown: Workshop) -> dict[str, tuple[Callable[
         "wildcard": (functools.partial(issue, "*.example.org"), HOST),
         "wildcard too high": (functools.partial(issue, "*.org"), HOST),
         "wildcard too deep": (functools.partial(issue, "*.example.org"), "a.b.example.org"),
+        "wildcard for an underscore": (
+            functools.partial(issue, "*.example.org"),
+            "a_b.example.org",
+        ),
+        "wildcard below an underscore": (
+            functools.partial(issue, "*.a_b.example"),
+            "www.a_b.example",
+        ),
+        "underscore": (functools.partial(issue, "a_b.example.org"), "A_B.example.org"),
         "international": (functools.partial(issue, IDN_HOST), IDN_HOST),
     }
 

@@ -34,6 +34,9 @@ QUALITIES = (
     "wildcard",
     "wildcard too high",
     "wildcard too deep",
+    "wildcard for an underscore",
+    "wildcard below an underscore",
+    "underscore",
     "international",
 )
 
@@ -70,7 +73,14 @@ async def test_a_servers_certificate(
         lambda: tls.server_context(issued.file),
         name,
     )
-    is_good = quality in {"good", "address", "address 6", "wildcard", "international"}
+    is_good = quality in {
+        "good",
+        "address",
+        "address 6",
+        "wildcard",
+        "underscore",
+        "international",
+    }
     if verify or quality != "wrong key usage":
         # With TLS 1.2 OpenSSL's server refuses to use that key itself.
         assert outcome.is_accepted == (is_good or not verify)

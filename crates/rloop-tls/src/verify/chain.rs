@@ -5,8 +5,8 @@ use super::folder::Folders;
 use super::rules::{self, Purpose};
 use super::store::Store;
 use super::strict;
-use crate::certificate::{Certificate, seconds_since_epoch};
-use crate::der::{Reader, tag};
+use crate::certificate::{Certificate, extension, seconds_since_epoch};
+use crate::der::{Reader, Value, tag};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use std::cell::Cell;
@@ -231,12 +231,33 @@ pub(super) fn check_name(
     leaf: &CertificateDer<'_>,
     name: &ServerName<'_>,
 ) -> Result<(), VerifyFailure> {
-    EndEntityCert::try_from(leaf)
+    let is_valid = EndEntityCert::try_from(leaf)
         .and_then(|end| end.verify_is_valid_for_subject_name(name))
-        .map_err(|_| match name {
-            ServerName::IpAddress(_) => VerifyFailure::IP_ADDRESS_MISMATCH,
-            _ => VerifyFailure::HOSTNAME_MISMATCH,
-        })
+        .is_ok();
+    let failure = match name {
+        ServerName::IpAddress(_) => VerifyFailure::IP_ADDRESS_MISMATCH,
+        _ => VerifyFailure::HOSTNAME_MISMATCH,
+    };
+    // OpenSSL's wildcards stand for letters, digits and hyphens, and are followed by nothing else.
+    // webpki permits underscores.
+    let is_openssl_stricter = match name {
+        ServerName::DnsName(name) => {
+            name.as_ref().contains('_') && !is_named_literally(leaf, name.as_ref())
+        }
+        _ => false,
+    };
+    if is_valid && !is_openssl_stricter { Ok(()) } else { Err(failure) }
+}
+
+/// Whether a certificate bears `name` without a wildcard.
+fn is_named_literally(leaf: &CertificateDer<'_>, name: &str) -> bool {
+    let is_name = |value: Value<'_>| {
+        value.tag == tag::context(2) && value.content.eq_ignore_ascii_case(name.as_bytes())
+    };
+    Certificate::parse(leaf)
+        .and_then(|parsed| parsed.extension(extension::SUBJECT_ALTERNATIVE_NAME))
+        .and_then(|found| Reader::new(found.value).expect(tag::SEQUENCE))
+        .is_some_and(|names| names.inside().any(is_name))
 }
 
 /// Tells the ways apart in which a path can fail to reach a trusted certificate.

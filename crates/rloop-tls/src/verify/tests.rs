@@ -69,6 +69,21 @@ fn a_certificate_of_a_trusted_authority_is_trusted_for_its_names() {
 }
 
 #[test]
+fn wildcards_do_not_match_underscores() {
+    let root = root(authority_params("root"));
+    for (certified, name, is_for) in [
+        ("*.example.org", "www.example.org", true),
+        ("*.example.org", "a_b.example.org", false),
+        ("*.a_b.example.org", "www.a_b.example.org", false),
+        ("a_b.example.org", "A_b.example.org", true),
+    ] {
+        let leaf = issue(&params(certified), &root);
+        let name = ServerName::try_from(name).unwrap();
+        assert_eq!(check_name(&leaf, &name).is_ok(), is_for, "{certified} for {name:?}");
+    }
+}
+
+#[test]
 fn an_authority_that_is_not_trusted_is_told_from_one_that_is_missing() {
     let (known, unknown) = (root(authority_params("known")), root(authority_params("unknown")));
     let leaf = issue(&params("example.org"), &unknown);
