@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
 from rloop import tls
@@ -114,6 +115,28 @@ async def test_a_certificate_in_a_file_of_another_ones_hash_does_not_count(
     folder.add(certificates.unknown.file)
     name = f"{subject_hash(certificates.unknown.file)}.1"
     folder.add(certificates.trusted.file, name=name)
+    assert not await judges.accept(folder.path)
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "DER", "a key", "a revocation list"])
+async def test_a_file_without_a_certificate_in_pem_is_the_last_one(
+    certificates: Certificates, folder: Folder, judges: Judges, loop: Loop, content: str
+) -> None:
+    trusted = certificates.trusted
+    pem = serialization.Encoding.PEM
+    file = folder.add(trusted.file, number=0)
+    file.write_bytes(
+        {
+            "nothing": b"",
+            "text": b"-----BEGIN",
+            "DER": ssl.PEM_cert_to_DER_cert(trusted.file.read_text()),
+            "a key": trusted.key.private_bytes(
+                pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+            "a revocation list": trusted.revoke().read_bytes()[len(trusted.file.read_bytes()) :],
+        }[content]
+    )
+    folder.add(trusted.file, number=1)
     assert not await judges.accept(folder.path)
 
 

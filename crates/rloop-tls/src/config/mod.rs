@@ -14,6 +14,7 @@ use crate::session::cipher_name;
 use crate::verify::{Folders, Trust, TrustOptions};
 pub use client::{ClientSettings, ClientSetup};
 use identity::Identities;
+pub(crate) use pem::read_chain;
 pub use pem::{Certificates, read_certificates};
 pub use rustls::KeyLog;
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};

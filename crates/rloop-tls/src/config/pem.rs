@@ -51,8 +51,8 @@ fn read_der(mut content: &[u8]) -> Result<Certificates, Refused> {
     Ok(found)
 }
 
-/// Reads a chain in PEM: the certificate that is presented, then the others.
-pub(super) fn read_chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, Refused> {
+/// Reads certificates in PEM: of a chain the one that is presented first, then the others.
+pub(crate) fn read_chain(content: &[u8]) -> Result<Vec<CertificateDer<'static>>, Refused> {
     Ok(sections(content)?
         .into_iter()
         .filter(|(kind, _)| *kind == SectionKind::Certificate)

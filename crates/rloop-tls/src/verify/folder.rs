@@ -4,7 +4,7 @@
 //! or removed counts for the next connection. OpenSSL keeps what it has found; here nothing is kept.
 
 use crate::certificate::{Certificate, canonical, name_hash};
-use crate::config::read_certificates;
+use crate::config::read_chain;
 use rustls_pki_types::CertificateDer;
 use std::collections::HashSet;
 use std::fs;
@@ -71,13 +71,17 @@ impl Folders {
         };
         let mut found = Vec::new();
         for folder in &self.0 {
-            // Like OpenSSL, this ends at the first number without a file that can be read.
+            // Like OpenSSL, this ends at the first number without a file that can be read, and that has
+            // a certificate in PEM.
             for number in 0_u32.. {
                 let Ok(content) = fs::read(folder.join(format!("{hash:08x}.{number}"))) else {
                     break;
                 };
-                let Ok(read) = read_certificates(&content) else { break };
-                found.extend(read.certificates.into_iter().filter(has_subject));
+                let read = read_chain(&content).unwrap_or_default();
+                if read.is_empty() {
+                    break;
+                }
+                found.extend(read.into_iter().filter(has_subject));
             }
         }
         found
