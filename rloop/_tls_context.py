@@ -8,8 +8,8 @@ The rule: never weaker than the ``ssl`` module shows. A setting that rustls cann
 reason to stay with OpenSSL. Programs also set attributes by the descriptors of ``ssl.SSLContext``,
 and call its methods past those of this class. So every setting that OpenSSL can be asked for is
 read for each connection (:func:`_read_live`), and a configuration of rustls is used only while they
-stay the same. OpenSSL cannot be asked for the chain, the key and the groups: a call that sets these
-past this class is not seen.
+stay the same. OpenSSL cannot be asked for the chain, the key, the groups and the directories of
+certificates and revocation lists: a call that sets these past this class is not seen.
 """
 
 import contextlib
@@ -318,29 +318,39 @@ class Context(ssl.SSLContext):
         cadata: Any = None,
     ) -> None:
         """See :meth:`ssl.SSLContext.load_verify_locations`."""
-        # If this does not come to its end, OpenSSL has more certificates than are recorded.
-        super().load_verify_locations(cafile, capath, cadata)
-        self._tell_others(lambda other: other.load_verify_locations(cafile, capath, cadata))
-        if cafile is not None:
-            self._record.trusted.append(_content(cafile))
-        if capath is not None:
-            self._record.trusted_folders += _split_paths(os.fsdecode(capath))
-        if cadata is not None:
-            self._record.trusted.append(
-                cadata.encode("ascii") if isinstance(cadata, str) else bytes(cadata)
-            )
+        record = self._record
+        with self._changing("load_verify_locations()") as finish:
+            try:
+                super().load_verify_locations(cafile, capath, cadata)
+            except Exception:
+                # OpenSSL takes the directory last. What it has taken before shows in its numbers.
+                finish()
+                raise
+            self._tell_others(lambda other: other.load_verify_locations(cafile, capath, cadata))
+            if cafile is not None:
+                record.trusted.append(_content(cafile))
+            if capath is not None:
+                record.trusted_folders += _split_paths(os.fsdecode(capath))
+            if cadata is not None:
+                record.trusted.append(
+                    cadata.encode("ascii") if isinstance(cadata, str) else bytes(cadata)
+                )
+            finish()
         self._changed()
 
     def set_default_verify_paths(self) -> None:
         """See :meth:`ssl.SSLContext.set_default_verify_paths`."""
-        super().set_default_verify_paths()
-        self._tell_others(lambda other: other.set_default_verify_paths())
-        paths = ssl.get_default_verify_paths()
-        cafile = os.environ.get(paths.openssl_cafile_env, paths.openssl_cafile)
-        if os.path.isfile(cafile):
-            self._record.trusted.append(_content(cafile))
-        folders = os.environ.get(paths.openssl_capath_env, paths.openssl_capath)
-        self._record.trusted_folders += _split_paths(folders)
+        record = self._record
+        with self._changing("set_default_verify_paths()") as finish:
+            super().set_default_verify_paths()
+            self._tell_others(lambda other: other.set_default_verify_paths())
+            paths = ssl.get_default_verify_paths()
+            cafile = os.environ.get(paths.openssl_cafile_env, paths.openssl_cafile)
+            if os.path.isfile(cafile):
+                record.trusted.append(_content(cafile))
+            folders = os.environ.get(paths.openssl_capath_env, paths.openssl_capath)
+            record.trusted_folders += _split_paths(folders)
+            finish()
         self._changed()
 
     def _set_alpn_protocols(self, protocols: bytes, /) -> None:
@@ -441,10 +451,10 @@ class Context(ssl.SSLContext):
         Returns:
             Whether OpenSSL would verify peers by `other` as by this context.
         """
-        ciphers = _names_of_ciphers(self)
-        if ciphers != _names_of_ciphers(other):
+        ciphers, level = _names_of_ciphers(self), self.security_level
+        if ciphers != _names_of_ciphers(other) or level != other.security_level:
             # Those of TLS 1.3 have names that set_ciphers() passes over.
-            _openssl.set_ciphers(other, ":".join(ciphers))
+            _openssl.set_ciphers(other, f"{':'.join(ciphers)}:@SECLEVEL={level}")
         # OpenSSL adds certificates that it finds in a directory, to one of the two.
         has_same_store = bool(self._record.trusted_folders) or (
             _openssl.cert_store_stats(self) == _openssl.cert_store_stats(other)

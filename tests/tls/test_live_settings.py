@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from rloop import tls
 from rloop._tls_context import Context
@@ -371,6 +372,41 @@ def test_trusted_certificates_that_were_loaded_by_halves_leave_the_context_to_op
     assert context.engine == "openssl"
 
 
+def test_directories_that_were_loaded_by_halves_leave_the_context_to_openssl(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL's numbers do not tell of them."""
+
+    def interrupt(_paths: object) -> list[str]:
+        raise Interrupted
+
+    for name, arguments in (
+        ("load_verify_locations", {"capath": "/"}),
+        ("set_default_verify_paths", {}),
+    ):
+        context = tls.client_context(certificates.trusted.file)
+        with monkeypatch.context() as patched:
+            patched.setattr("rloop._tls_context._split_paths", interrupt)
+            with pytest.raises(Interrupted):
+                getattr(context, name)(**arguments)
+        assert context.engine_reason == f"{name}() that did not come to its end"
+
+
+def test_locations_that_cannot_be_loaded_change_nothing(
+    certificates: Certificates, tmp_path: Any
+) -> None:
+    context = tls.client_context(certificates.trusted.file)
+    for locations in (
+        {"cafile": tmp_path / "missing"},
+        {"cadata": "nothing"},
+        {"cafile": 1},
+        {},
+    ):
+        with pytest.raises((OSError, TypeError)):
+            context.load_verify_locations(**locations)
+    assert context.engine == "rustls"
+
+
 def test_a_certificate_that_cannot_be_loaded_changes_nothing(
     certificates: Certificates, tmp_path: Any
 ) -> None:
@@ -389,6 +425,31 @@ def test_a_key_that_does_not_fit_leaves_the_context_to_openssl(
     with pytest.raises(ssl.SSLError):
         context.load_cert_chain(certificates["expired"][0].file, certificates["good"][0].file)
     assert context.engine == "openssl"
+
+
+async def test_a_security_level_set_past_the_context_holds_for_every_name(
+    certificates: Certificates, loop: Loop
+) -> None:
+    """OpenSSL takes it from the context of the name."""
+    issue = certificates.trusted.issue
+    other = certificates.made("one.example", lambda: issue("one.example"))
+    weak = rsa.generate_private_key(65537, 2048)
+    of_client = certificates.made("weak", lambda: issue("weak.example", key=weak)).file
+    for make in (as_openssl, lambda context: context):
+        server = make(
+            tls.server_context(
+                certificates["good"][0].file,
+                client_ca=certificates.trusted.file,
+                verify="required",
+                sni={"one.example": other.file},
+            )
+        )
+        client = as_openssl(tls.client_context(certificates.trusted.file, certfile=of_client))
+        for name in (HOST, "one.example"):
+            _PLAIN.set_ciphers(server, "DEFAULT:@SECLEVEL=2")
+            assert (await outcome_of(client, server, name)).is_accepted
+            _PLAIN.set_ciphers(server, "DEFAULT:@SECLEVEL=3")
+            assert not (await outcome_of(client, server, name)).is_accepted
 
 
 @pytest.mark.slow
