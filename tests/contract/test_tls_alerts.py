@@ -5,6 +5,7 @@ asyncio closes the connection without sending the alert that OpenSSL has written
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from typing import Any
 
@@ -211,3 +212,20 @@ async def test_a_peer_that_reads_nothing_does_not_hold_up_the_end_of_a_failed_co
             lost = await protocol.lost
         assert isinstance(lost, ssl.SSLError)
         assert transport.is_closing()
+
+
+@pytest.mark.parametrize("version", TLS_VERSIONS)
+async def test_an_alert_that_cannot_be_sent_hides_no_failure(
+    authority: Authority, version: str
+) -> None:
+    protocol = Recorder()
+    async with connected_to_record_peer(protocol, authority, version) as (transport, peer):
+        # As if the peer were gone already: what it has sent can be read, and writing fails.
+        transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        record = bytearray(peer.encrypt(b"x"))
+        record[-1] ^= 1
+        peer.sock.sendall(record)
+        async with asyncio.timeout(10):
+            lost = await protocol.lost
+        assert isinstance(lost, ssl.SSLError)
+        assert lost.reason in BROKEN_RECORD

@@ -220,6 +220,8 @@ impl TlsProtocol {
         let (Some(engine), Some(lower)) = (engine, lower) else {
             return Ok(());
         };
+        // It counts even if the alert cannot be sent.
+        slf.get().state.lock().links.failure.get_or_insert_with(|| error.clone_ref(py));
         let alert = engine.take_records(py)?;
         if alert.as_bytes().is_empty() {
             return lower.force_close(py, Some(error));
@@ -228,13 +230,11 @@ impl TlsProtocol {
         if lower.unsent(py)? == 0 {
             return lower.force_close(py, Some(error));
         }
-        let (transport, replaced) = {
+        let transport = {
             let mut state = slf.get().state.lock();
             state.phase = Phase::Unwrapped;
-            let transport = state.links.transport.as_ref().map(|it| it.clone_ref(py));
-            (transport, state.links.failure.replace(error))
+            state.links.transport.as_ref().map(|it| it.clone_ref(py))
         };
-        drop(replaced);
         if let Some(transport) = transport {
             transport.get().mark_closed();
         }
