@@ -361,14 +361,18 @@ def run_workers(
     else:
         raise TypeError(f"main must be a function or a string, not {given!r}")
 
-    def run(_: Worker) -> Any:
+    def run(worker: Worker) -> Any:
         from rloop.loop import TokioLoop
 
         async def call() -> Any:
             return await find()()
 
         with asyncio.Runner(debug=debug, loop_factory=TokioLoop) as runner:
-            return runner.run(call())
+            try:
+                return runner.run(call())
+            finally:
+                # The end of another worker must not cut this one's cleanup short.
+                worker._signals.is_over = True
 
     return Group(count, run, copies, runs_loop_only=True, restarts=restart).run()
 

@@ -65,6 +65,8 @@ class Signals:
         self._inherited = inherited
         self._handlers: dict[int, _Handler] = {}
         self._pending: collections.deque[int] = collections.deque()
+        self.is_over = False
+        """Whether the worker's program has ended, and only cleans up."""
         self._wakeup_fd = -1
         # Guards the descriptor: the worker may close it once set_wakeup_fd() has returned.
         self._wakeup_lock = threading.Lock()
@@ -133,6 +135,8 @@ class Signals:
             # asyncio.Runner's handler for SIGINT cancels the main task.
             handler = self.get(signal.SIGINT)
             if not callable(handler) or handler is signal.default_int_handler:
+                if self.is_over:
+                    return
                 raise Terminated(signum)
         self._call(handler, signum)
 

@@ -1,12 +1,17 @@
 """Signals reach every worker, which ends by its own means; a second Ctrl-C ends at once."""
 
+import asyncio
 import signal
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+import rloop
 from support.programs import run_program
-from support.workers import program, several_workers, write_modules
+from support.threads import eventually
+from support.workers import Meeting, program, several_workers, write_modules
 
 pytestmark = several_workers
 
@@ -397,3 +402,36 @@ rloop.run_workers(main, workers=2)
         "rloop",
     )
     assert (outcome.returncode, outcome.stdout) == (0, "none\n[0, 1]\n"), outcome.stderr
+
+
+def test_the_failure_of_another_worker_does_not_cut_a_cleanup_short() -> None:
+    meeting = Meeting(2)
+    cleaned: list[int] = []
+
+    async def generate() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            # Runs while asyncio.Runner closes the loop.
+            meeting.wait()
+            group = rloop.current_worker()._group
+            await eventually(lambda: group._is_ending)
+            # Handled after the group has sent the signal.
+            was_sent = threading.Event()
+            group._events.put(was_sent.set)
+            await eventually(was_sent.is_set)
+            await asyncio.sleep(0)
+            cleaned.append(rloop.current_worker().index)
+
+    async def main() -> None:
+        if rloop.current_worker().index == 1:
+            await asyncio.to_thread(meeting.wait)
+            raise LookupError
+        generator = generate()
+        generators.append(generator)
+        await anext(generator)
+
+    generators: list[AsyncIterator[int]] = []
+    with pytest.raises(LookupError):
+        rloop.run_workers(main, workers=2)
+    assert cleaned == [0]
