@@ -7,7 +7,6 @@ import array
 import asyncio
 import contextlib
 import socket
-import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -120,7 +119,8 @@ Sender = Callable[[Any, Any], None]
 
 WRITES: dict[str, Sender] = {
     "write": lambda transport, data: transport.write(data),
-    "writelines": lambda transport, data: transport.writelines([b"<", data, b">"]),
+    # asyncio 3.15 keeps what comes before a chunk that it refuses, and closes no more.
+    "writelines": lambda transport, data: transport.writelines([data, b">"]),
     "writelines of it": lambda transport, data: transport.writelines(data),
 }
 
@@ -136,6 +136,15 @@ def attempt(send: Sender, transport: Any, data: Any) -> str | None:
     return None
 
 
+def receive_until_closed(peer: socket.socket) -> bytes:
+    """Read until the other side has ended, in whatever way."""
+    received = bytearray()
+    with contextlib.suppress(OSError):
+        while chunk := peer.recv(1 << 16):
+            received += chunk
+    return bytes(received)
+
+
 async def outcome_on_stream(kind: str, send: Sender, data: Any, authority: Authority) -> Outcome:
     """Return what the call raised, what arrived, and how the connection ended."""
     protocol = RecordingProtocol()
@@ -144,9 +153,7 @@ async def outcome_on_stream(kind: str, send: Sender, data: Any, authority: Autho
     async with connection as (transport, peer):
         raised = attempt(send, transport, data)
         transport.close()
-        with contextlib.suppress(ssl.SSLEOFError):
-            arrived = b""
-            arrived = await in_thread(receive_until_eof, peer)
+        arrived = await in_thread(receive_until_closed, peer)
         peer.close()
         return raised, arrived, repr(await protocol.called("connection_lost"))
 
@@ -256,7 +263,7 @@ async def test_the_buffer_that_a_class_overrides_is_sent(
 ) -> None:
     async with connected(RecordingProtocol(), kind) as (transport, peer):
         WRITES[name](transport, data(OWN))
-        expected = BUFFER if name == "write" else b"<" + BUFFER + b">"
+        expected = BUFFER if name == "write" else BUFFER + b">"
         assert await in_thread(receive_exactly, peer, len(expected)) == expected
 
 
