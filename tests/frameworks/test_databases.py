@@ -126,8 +126,18 @@ async def chat(socket: fastapi.WebSocket):
 """
 
 
+async def connect_once_started(folder: str) -> Any:
+    """Connect to PostgreSQL, which listens before it has started."""
+    async with asyncio.timeout(PEER_TIMEOUT):
+        while True:
+            try:
+                return await asyncpg.connect(host=folder, user="postgres")
+            except asyncpg.CannotConnectNowError:
+                await asyncio.sleep(0.01)
+
+
 async def make_tables(folder: str) -> None:
-    connection = await asyncpg.connect(host=folder, user="postgres")
+    connection = await connect_once_started(folder)
     await connection.execute("CREATE TABLE counter AS SELECT 0 AS number")
     await connection.execute("CREATE TABLE items (id int PRIMARY KEY, name text)")
     await connection.execute(
