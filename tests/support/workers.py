@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -39,10 +40,14 @@ async def say_when_serving() -> None:
 
 
 def free_address() -> tuple[str, int]:
-    """Return an address that nobody has bound now."""
-    with socket.create_server((LOOPBACK, 0)) as sock:
-        address: tuple[str, int] = sock.getsockname()
-    return address
+    """Return an address that nobody has bound now.
+
+    Its port is none that the kernel gives to a socket that asks for any: tests run side by side.
+    """
+    while True:
+        address = (LOOPBACK, random.randrange(10_000, 32_000))
+        with contextlib.suppress(OSError), socket.create_server(address):
+            return address
 
 
 class Meeting:
