@@ -54,6 +54,7 @@
         ./rloop
         ./rustfmt.toml
         ./src
+        ./tokioloop.data
       ];
       crates = pkgs: pkgs.rustPlatform.importCargoLock { lockFile = ./Cargo.lock; };
       meta = {

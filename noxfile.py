@@ -66,6 +66,7 @@ WHEEL_SOURCES = (
     "pyproject.toml",
     "crates",
     "rloop",
+    "tokioloop.data",
     "src",
 )
 """The files and folders whose contents decide what is in the wheel."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rloop import _installation, sync
 from rloop._default import HAS_POLICIES
 from rloop._shards import current_shard, on_shard, pinned, spawn
+from rloop._uvloop import as_uvloop
 from rloop._workers.current import current_worker
 from rloop._workers.group import run_workers
 from rloop._workers.worker import Worker
@@ -25,6 +26,7 @@ __all__ = [
     "Worker",
     "WorkerStatistics",
     "__version__",
+    "as_uvloop",
     "current_shard",
     "current_worker",
     "install",

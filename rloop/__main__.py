@@ -4,7 +4,7 @@
 ``python script.py`` and ``python -m module`` would; loops that the program makes with
 ``asyncio.run()`` or ``asyncio.new_event_loop()`` are TokioLoops. ``--workers N`` before the
 program's name runs it on so many workers, each with an application of its own; ``--threads N``
-gives each loop so many threads.
+gives each loop so many threads. ``--as-uvloop`` also answers the name ``uvloop`` by TokioLoop.
 """
 
 import argparse
@@ -16,7 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from rloop._default import set_default_loop
+from rloop._other_loops import watch
 from rloop._threads import count_threads, count_workers
+from rloop._uvloop import as_uvloop
+
+FLAGS = ("--as-uvloop", "--help", "--restart")
+"""The options without a value."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -28,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m rloop",
         description="Run a program with TokioLoop as its event loop.",
-        usage="%(prog)s [--workers N | --threads N] (script.py | -m module) ...",
+        usage="%(prog)s [--workers N | --threads N] [--as-uvloop] (script.py | -m module) ...",
     )
     parser.add_argument(
         "--workers",
@@ -62,13 +67,19 @@ def main(arguments: Sequence[str]) -> None:
         metavar="N",
         help="the number of threads of a loop, or auto (default: $RLOOP_THREADS, or 1)",
     )
+    parser.add_argument(
+        "--as-uvloop",
+        action="store_true",
+        help="let 'import uvloop' give TokioLoop, also in child processes, for frameworks with a "
+        "switch for uvloop",
+    )
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("script", nargs="?", help="the program to run")
     target.add_argument("-m", dest="module", help="the module to run as a program")
     # What follows the program's name is the program's.
     end = 0
     while end < len(arguments) and arguments[end].startswith("--"):
-        end += 1 if "=" in arguments[end] or arguments[end] in ("--help", "--restart") else 2
+        end += 1 if "=" in arguments[end] or arguments[end] in FLAGS else 2
     end += 2 if arguments[end : end + 1] == ["-m"] else 1
     options = parser.parse_args(arguments[:end])
     has_workers = options.workers is not None or bool(os.environ.get("RLOOP_WORKERS"))
@@ -81,6 +92,8 @@ def main(arguments: Sequence[str]) -> None:
     except (RuntimeError, ValueError) as error:
         parser.error(str(error))
     set_default_loop(options.threads)
+    if options.as_uvloop:
+        as_uvloop()
     program = options.script if options.module is None else options.module
     sys.argv = [program, *arguments[end:]]
     if options.module is not None:
@@ -92,6 +105,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.path.insert(0, os.path.dirname(os.path.abspath(program)))
         run = functools.partial(runpy.run_path, program, run_name="__main__")
     if not has_workers:
+        watch()
         run()
         return
     from rloop._workers.program import run_program
