@@ -149,7 +149,11 @@ async def outcome_on_stream(kind: str, send: Sender, data: Any, authority: Autho
     """Return what the call raised, what arrived, and how the connection ended."""
     protocol = RecordingProtocol()
     is_secure = kind == "tls"
-    connection: Any = tls_connected(protocol, authority) if is_secure else connected(protocol, kind)
+    # On the server's side: a client that closes at once resets the connection if it has not read
+    # the session tickets of the server.
+    connection: Any = (
+        tls_connected(protocol, authority, "server") if is_secure else connected(protocol, kind)
+    )
     async with connection as (transport, peer):
         raised = attempt(send, transport, data)
         transport.close()

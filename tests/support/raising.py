@@ -437,6 +437,9 @@ class Stage:
                 self.peer.poll_to_the_end() if self.is_over() else self.peer.poll()
                 size = self.peer.received if self.counts_bytes else "some"
                 self.seen.peer = f"{size} bytes, {self.peer.end}"
+            if self.connect != self.loop.create_task:
+                # Another thread may be between two calls.
+                await self.executed()
             self.seen.calls = list(self.protocol.calls)
             if not self.is_over():
                 self.transport.abort()
