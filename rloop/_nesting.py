@@ -70,7 +70,10 @@ def _no_current_task(loop: "TokioLoop") -> Iterator[None]:
     interrupted = current.pop(loop, None)
     swap: Any = getattr(tasks, "_swap_current_task", None)
     is_native = tasks.Task is not tasks._PyTask  # type: ignore[attr-defined]
-    native = swap(loop, None) if swap is not None and is_native else None
+    native = None
+    # On 3.12 they are in one place, and swap() raises KeyError where there is none.
+    if swap is not None and is_native and tasks.current_task(loop) is not None:
+        native = swap(loop, None)
     try:
         yield
     finally:

@@ -37,22 +37,24 @@ def run_as_uvloop(folder: Path, program: str) -> list[str]:
 
 PROGRAMS = {
     "run": "import uvloop\nuvloop.run(show())",
-    "factory": "import uvloop\nasyncio.Runner(loop_factory=uvloop.new_event_loop).run(show())",
-    "class": "import uvloop\nasyncio.Runner(loop_factory=uvloop.Loop).run(show())",
-    "submodule": "import uvloop.loop\nasyncio.Runner(loop_factory=uvloop.loop.Loop).run(show())",
+    "factory": "import uvloop\nuvloop.run(show(), loop_factory=uvloop.new_event_loop)",
+    "class": "import uvloop\nuvloop.run(show(), loop_factory=uvloop.Loop)",
+    "submodule": "import uvloop.loop\nuvloop.run(show(), loop_factory=uvloop.loop.Loop)",
     "from import": "from uvloop import run\nrun(show(), debug=True)",
     "import_module": "import importlib\nimportlib.import_module('uvloop').run(show())",
     "anyio": "import anyio\nanyio.run(show, backend_options={'use_uvloop': True})",
     "uvicorn": """
 import uvicorn
 factory = uvicorn.Config(None, loop="uvloop").get_loop_factory()
-asyncio.Runner(loop_factory=factory).run(show())
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(show())
 """,
     "uvicorn auto": """
 import importlib.util, uvicorn
 assert importlib.util.find_spec("uvloop").name == "uvloop"
 factory = uvicorn.Config(None, loop="auto").get_loop_factory()
-asyncio.Runner(loop_factory=factory).run(show())
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(show())
 """,
     "child process": """
 import subprocess
@@ -160,7 +162,8 @@ def test_the_switch_of_uvicorn_is_named(tmp_path: Path) -> None:
     program = """
 import uvicorn
 factory = uvicorn.Config(None, loop="asyncio").get_loop_factory()
-asyncio.Runner(loop_factory=factory).run(show())
+with asyncio.Runner(loop_factory=factory) as runner:
+    runner.run(show())
 """
     (said,) = said_of(tmp_path, program)
     assert "give uvicorn the option '--loop rloop:new_event_loop'" in said
@@ -170,7 +173,11 @@ def test_the_switch_for_uvloop_is_named(tmp_path: Path) -> None:
     (tmp_path / "uvloop.py").write_text(
         "import asyncio\nclass Loop(asyncio.SelectorEventLoop): ...\n"
     )
-    program = "import uvloop\nasyncio.Runner(loop_factory=uvloop.Loop).run(show())"
+    program = """
+import uvloop
+with asyncio.Runner(loop_factory=uvloop.Loop) as runner:
+    runner.run(show())
+"""
     (said,) = said_of(tmp_path, program)
     assert "runs on uvloop.Loop, not on TokioLoop. 'python -m rloop --as-uvloop'" in said
 

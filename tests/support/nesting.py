@@ -16,14 +16,14 @@ from typing import Any
 @contextlib.contextmanager
 def no_current_task(loop: Any) -> Iterator[None]:
     """Let other tasks run inside a step of the current one."""
-    current: dict[Any, Any] = vars(tasks)["_current_tasks"]
-    swap = vars(tasks).get("_swap_current_task", lambda loop, _: current.pop(loop, None))
-    task = swap(loop, None)
+    task: Any = asyncio.current_task(loop)
+    if task is not None:
+        tasks._leave_task(loop, task)
     try:
         yield
     finally:
         if task is not None:
-            vars(tasks).get("_swap_current_task", current.__setitem__)(loop, task)
+            tasks._enter_task(loop, task)
 
 
 def run_once(loop: Any) -> None:
