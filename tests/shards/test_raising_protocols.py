@@ -34,18 +34,16 @@ def without_callers(seen: Seen) -> Seen:
     """Leave out who is told of an exception: a forwarded call has no caller to raise it to.
 
     Whether a connection pauses depends on when such a call arrives, and so does whether the data is
-    received at once or in parts. A peer's reset is found by a read or by a write.
+    received at once or in parts, and whether a buffer is asked for that nothing is received into. A
+    peer's reset is found by a read or by a write.
     """
     calls: list[str] = []
     for call in seen.calls:
         if call == "connection_lost(ConnectionResetError)" and calls[-1:] == ["get_buffer()"]:
             del calls[-1]
-        is_repeated = calls[-2:] == ["get_buffer()", "buffer_updated()"] and call == "get_buffer()"
-        if not call.endswith("_writing()"):
+        is_one_more = call in ("get_buffer()", "buffer_updated()") and call in calls
+        if not call.endswith("_writing()") and not is_one_more:
             calls.append(call)
-        if is_repeated:
-            # One more part: it counts as the same one.
-            del calls[-3:-1]
     told = seen.reports + interrupts_first(seen).raised
     errors = sorted({error for line in told for error in re.findall(r": (\w+)", line)})
     return replace(interrupts_first(seen), reports=errors, raised=[], calls=calls)

@@ -36,7 +36,7 @@ struct Queue<C> {
 impl<C> Forwarded<C> {
     /// No call waits.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         let queue = Queue { calls: VecDeque::new(), added: 0, maker: None };
         Self { is_busy: AtomicBool::new(false), queue: Mutex::new(queue) }
     }
