@@ -308,6 +308,7 @@ def test_a_worker_cannot_remove_the_path_that_another_serves(tmp_path: Path) -> 
                     os.remove(other)
                 with pytest.raises(TypeError):
                     os.remove(None)  # type: ignore[arg-type]
+            await is_there.wait()
             exists = path.exists() and not other.exists()
             await is_there.wait()
         return exists
