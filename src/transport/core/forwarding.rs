@@ -5,7 +5,7 @@
 use crate::loop_::event_loop::EventLoop;
 use crate::py::interrupt::Interrupt;
 use crate::shard::{Shard, Work};
-use crate::transport::core::{Call, Endpoint};
+use crate::transport::core::{Call, Endpoint, Polled};
 use pyo3::prelude::*;
 use rloop_core::forwarded::Forwarded;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub(crate) trait Forwarding: Endpoint {
     /// The work of making the calls up to `number`.
     fn errand(slf: &Bound<'_, Self>, number: u64) -> Call;
 
-    /// What a call that waits says of the data that comes from now on: true if none is to reach the protocol,
-    /// `None` if it is about something else.
+    /// Whether a call that waits keeps the data that comes from now on from the protocol; `None` if it is
+    /// about something else.
     fn stops_reading(call: &Self::Call) -> Option<bool>;
 
     /// Called before a call is forwarded.
@@ -70,7 +70,26 @@ pub(crate) trait Forwarding: Endpoint {
     fn send_home(slf: &Bound<'_, Self>, home: &Arc<Shard>, call: Self::Call) {
         slf.get().note_forwarded(&call);
         let number = slf.get().forwarded().add(call);
+        Self::send_errand(slf, home, number);
+    }
+
+    fn send_errand(slf: &Bound<'_, Self>, home: &Arc<Shard>, number: u64) {
         home.push(Work::Remote(Box::new(Self::errand(slf, number))));
+    }
+
+    /// Makes the calls up to that number, which has arrived at home.
+    fn run_errand(
+        slf: &Bound<'_, Self>,
+        event_loop: &Bound<'_, EventLoop>,
+        number: u64,
+    ) -> Result<(), Interrupt> {
+        let is_made = Self::make_forwarded(slf, Some(event_loop), Some(number))?;
+        if let (false, Some(home)) = (is_made, slf.get().home_shard()) {
+            // A thread that began while the loop was stopped is still at it. It leaves the calls that were
+            // added since.
+            Self::send_errand(slf, home, number);
+        }
+        Ok(())
     }
 
     /// Makes the calls that were forwarded before. False if another thread makes calls, as it may while the
@@ -101,6 +120,17 @@ pub(crate) trait Forwarding: Endpoint {
     /// change that.
     fn is_reading_asked(&self) -> Option<bool> {
         self.forwarded().newest(Self::stops_reading).map(|stops| !stops)
+    }
+
+    /// Whether the transport receives, once the calls that wait have been made.
+    fn receives(&self) -> bool
+    where
+        Self: Polled,
+    {
+        let asked = self.is_reading_asked();
+        self.with_lifecycle(|life| {
+            asked.map_or_else(|| life.is_reading(), |asked| asked && !life.is_closing())
+        })
     }
 
     /// Makes the calls up to that number, or those that wait now. False if another thread makes calls.

@@ -152,11 +152,21 @@ impl Call {
     pub(crate) fn run(self, event_loop: &Bound<'_, EventLoop>) -> Result<(), Interrupt> {
         let py = event_loop.py();
         match self {
-            Self::Stream(transport, number) => run(transport.bind(py), event_loop, number),
-            Self::Datagram(transport, number) => run(transport.bind(py), event_loop, number),
-            Self::ReadPipe(transport, number) => run(transport.bind(py), event_loop, number),
-            Self::WritePipe(transport, number) => run(transport.bind(py), event_loop, number),
-            Self::Tls(protocol, number) => run(protocol.bind(py), event_loop, number),
+            Self::Stream(transport, number) => {
+                StreamTransport::run_errand(transport.bind(py), event_loop, number)
+            }
+            Self::Datagram(transport, number) => {
+                DatagramTransport::run_errand(transport.bind(py), event_loop, number)
+            }
+            Self::ReadPipe(transport, number) => {
+                ReadPipeTransport::run_errand(transport.bind(py), event_loop, number)
+            }
+            Self::WritePipe(transport, number) => {
+                WritePipeTransport::run_errand(transport.bind(py), event_loop, number)
+            }
+            Self::Tls(protocol, number) => {
+                TlsProtocol::run_errand(protocol.bind(py), event_loop, number)
+            }
         }
     }
 
@@ -173,14 +183,6 @@ impl Call {
             Self::Tls(protocol, _) => visit(protocol.as_any()),
         }
     }
-}
-
-fn run<T: Forwarding>(
-    transport: &Bound<'_, T>,
-    event_loop: &Bound<'_, EventLoop>,
-    number: u64,
-) -> Result<(), Interrupt> {
-    T::make_forwarded(transport, Some(event_loop), Some(number)).map(|_| ())
 }
 
 /// Where a transport lives.
