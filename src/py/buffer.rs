@@ -41,6 +41,12 @@ pub(crate) fn as_bytes<'a, 'py>(data: &'a Bound<'py, PyAny>) -> Option<&'a Bound
     data.cast_exact().ok().or_else(|| data.cast().ok().filter(|bytes| ffi::exports_itself(bytes)))
 }
 
+/// Whether an object that is to be written is false, as asyncio asks. False for plain `bytes`, whose length
+/// says it: the length and the buffer of others may be methods of the program.
+pub(crate) fn is_false(data: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(!data.is_exact_instance_of::<PyBytes>() && !data.is_truthy()?)
+}
+
 /// The bytes of `data` as they are now. A `bytes` object is shared, anything else copied.
 pub(crate) fn snapshot(data: &Bound<'_, PyAny>) -> PyResult<SharedBytes> {
     if let Some(bytes) = as_bytes(data) {

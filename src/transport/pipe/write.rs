@@ -18,7 +18,7 @@ use crate::shard::Shard;
 use crate::transport::core::{Call, Endpoint, Forwarding, Place, Polled, Queueing};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyContext, PyDict, PyMemoryView};
+use pyo3::types::{PyByteArray, PyContext, PyDict, PyMemoryView};
 use rloop_core::flow::{FlowChange, FlowControl};
 use rloop_core::forwarded::Forwarded;
 use rloop_core::lifecycle::Lifecycle;
@@ -300,8 +300,7 @@ impl WritePipeTransport {
         let view =
             data.is_instance_of::<PyByteArray>().then(|| PyMemoryView::from(data)).transpose()?;
         let data = view.as_ref().map_or(data, |view| view.as_any());
-        // What is no plain `bytes` object may have a length and a buffer that are methods of the program.
-        if !data.is_exact_instance_of::<PyBytes>() && !data.is_truthy()? {
+        if buffer::is_false(data)? {
             return Ok(());
         }
         if Self::forward(slf, || buffer::snapshot(data).map(WriteRemote::Write))? {

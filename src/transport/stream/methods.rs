@@ -180,9 +180,7 @@ impl StreamTransport {
 
     /// True if the transport is receiving.
     fn is_reading(&self) -> bool {
-        let asked = self.is_reading_asked();
-        let state = self.state.lock();
-        asked.map_or_else(|| state.life.is_reading(), |asked| asked && !state.life.is_closing())
+        self.receives()
     }
 
     /// Stops the calls of `data_received()`.

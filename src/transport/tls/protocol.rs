@@ -104,15 +104,11 @@ impl Forwarding for TlsProtocol {
             Remote::WriteChunks(chunks) => Self::write(slf, chunks),
             Remote::SetWriteLimits(low, high) => {
                 slf.get().state.lock().writing.flow.set_limits(low, high);
-                Self::send_early(slf)?;
-                Self::control_writing(slf)?;
-                Self::control_reading(slf)
+                Self::review_flow(slf)
             }
             Remote::SetReadLimits(low, high) => {
                 slf.get().state.lock().reading.flow.set_limits(low, high);
-                Self::send_early(slf)?;
-                Self::control_writing(slf)?;
-                Self::control_reading(slf)
+                Self::review_flow(slf)
             }
             Remote::PauseReading => {
                 slf.get().state.lock().reading.paused = true;
@@ -158,6 +154,13 @@ impl TlsProtocol {
         };
         drop(replaced);
         Ok(())
+    }
+
+    /// Pauses or resumes both directions, as the water marks say.
+    fn review_flow(slf: &Bound<'_, Self>) -> PyResult<()> {
+        Self::send_early(slf)?;
+        Self::control_writing(slf)?;
+        Self::control_reading(slf)
     }
 
     /// Where the connection lives, if it has a transport below.

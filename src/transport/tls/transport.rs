@@ -61,8 +61,7 @@ impl OneArgumentMethod for Write {
                 data.get_type().name()?
             )));
         }
-        // What is no plain `bytes` object may have a length and a buffer that are methods of the program.
-        if !data.is_exact_instance_of::<PyBytes>() && !data.is_truthy()? {
+        if buffer::is_false(data)? {
             return Ok(());
         }
         let protocol = slf.get().protocol.bind(data.py());
