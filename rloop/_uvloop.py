@@ -4,7 +4,7 @@ The names are those of uvloop 0.22 that applications use; its Cython interface i
 """
 
 import asyncio
-import importlib.abc
+import importlib
 import importlib.machinery
 import os
 import sys
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from rloop._default import HAS_POLICIES
 from rloop.loop import TokioLoop
-from rloop.run import install, new_event_loop
+from rloop.run import install, new_event_loop, run_on
 
 __all__ = ["AS_UVLOOP", "as_uvloop"]
 
@@ -55,11 +55,7 @@ def _run(
     debug: bool | None = None,
 ) -> _T:
     """Run a coroutine on a new TokioLoop, as ``asyncio.run()`` does on its own loop."""
-    if asyncio._get_running_loop() is not None:
-        # As asyncio.run() does: a Runner would fail on the way out, when it closes its loop.
-        raise RuntimeError("uvloop.run() cannot be called from a running event loop")
-    with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
-        return runner.run(main)
+    return run_on(loop_factory, main, debug=debug, name="uvloop.run()")
 
 
 def _names(module: str) -> dict[str, Any]:
@@ -82,7 +78,7 @@ def _names(module: str) -> dict[str, Any]:
     return names
 
 
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Finder:
     """Finds and makes the modules ``uvloop`` and ``uvloop.loop``."""
 
     def find_spec(
@@ -90,9 +86,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname not in ("uvloop", "uvloop.loop"):
             return None
+        # It need not be derived from the abstract class, whose module takes a while to import.
+        loader: Any = self
         return importlib.machinery.ModuleSpec(
-            fullname, self, origin="rloop", is_package=fullname == "uvloop"
+            fullname, loader, origin="rloop", is_package=fullname == "uvloop"
         )
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        """Leave it to the import system to make the module."""
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update(_names(module.__name__))

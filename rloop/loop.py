@@ -416,12 +416,7 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             extra, _, _, *options = arguments
             return protocol_factory.accept(conn, extra, tuple(options), more)
         context: contextvars.Context | None = more.get("context")
-        is_placed = self._threads is not None
-        if is_placed:
-            is_pinned = self._is_pinned.get()
-            if is_pinned is None:
-                is_pinned = _server.shares_connections(protocol_factory)
-            is_placed = not is_pinned
+        is_placed = self._threads is not None and not self._pins(protocol_factory)
         if self._threads is not None and context is not None:
             # The context of the server, which this copy is of, may name another shard.
             self._set_home(context, self._home_here())
@@ -435,6 +430,11 @@ class TokioLoop(SocketMethods, asyncio.SelectorEventLoop):  # type: ignore[misc]
             return accept(protocol_factory, conn, *arguments, **more)
 
         return self._hand_over(conn, begin, context) if is_placed else begin(conn)
+
+    def _pins(self, protocol_factory: object) -> bool:
+        """Whether a server's connections are to stay on the shard that accepts them."""
+        is_pinned = self._is_pinned.get()
+        return _server.shares_connections(protocol_factory) if is_pinned is None else is_pinned
 
     async def _hand_over(
         self,

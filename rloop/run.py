@@ -4,7 +4,7 @@ import asyncio
 import functools
 import sys
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
 from rloop import _default
@@ -53,10 +53,21 @@ def run(
             Python older than 3.14.
         ValueError: if `main` is not a coroutine (:exc:`TypeError` on newer versions of Python).
     """
+    loop_factory = functools.partial(new_event_loop, threads=threads)
+    return run_on(loop_factory, main, debug=debug, name="rloop.run()")
+
+
+def run_on(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+    main: Coroutine[Any, Any, _T],
+    *,
+    debug: bool | None,
+    name: str,
+) -> _T:
+    """Run a coroutine on a new loop, for the function of that name. See :func:`run`."""
     if asyncio._get_running_loop() is not None:
         # As asyncio.run() does: a Runner would fail on the way out, when it closes its loop.
-        raise RuntimeError("rloop.run() cannot be called from a running event loop")
-    loop_factory = functools.partial(new_event_loop, threads=threads)
+        raise RuntimeError(f"{name} cannot be called from a running event loop")
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)
 
