@@ -120,11 +120,16 @@ async def test_a_client_without_a_common_version_learns_so(
     assert reason == "TLSV1_ALERT_PROTOCOL_VERSION"
 
 
-def send_broken(peer: RecordPeer) -> str:
-    """Send a record that was changed on its way; return the reason that comes back."""
+def send_changed_record(peer: RecordPeer) -> None:
+    """Send a record that was changed on its way."""
     record = bytearray(peer.encrypt(b"x"))
     record[-1] ^= 1
     peer.sock.sendall(record)
+
+
+def send_broken(peer: RecordPeer) -> str:
+    """Send a record that was changed on its way; return the reason that comes back."""
+    send_changed_record(peer)
     with pytest.raises(ssl.SSLError) as failure:
         peer.receive()
     assert failure.value.reason is not None
@@ -179,9 +184,7 @@ async def test_the_alert_comes_behind_what_was_written(authority: Authority) -> 
     data = b"x" * (1 << 20)
 
     def fail_then_read(peer: RecordPeer) -> tuple[int, str | None]:
-        record = bytearray(peer.encrypt(b"x"))
-        record[-1] ^= 1
-        peer.sock.sendall(record)
+        send_changed_record(peer)
         count = 0
         try:
             while data := peer.receive_exactly(1):
@@ -205,9 +208,7 @@ async def test_a_peer_that_reads_nothing_does_not_hold_up_the_end_of_a_failed_co
     protocol = Recorder()
     async with connected_to_record_peer(protocol, authority) as (transport, peer):
         transport.write(b"x" * (1 << 24))
-        record = bytearray(peer.encrypt(b"x"))
-        record[-1] ^= 1
-        peer.sock.sendall(record)
+        send_changed_record(peer)
         async with asyncio.timeout(10):
             lost = await protocol.lost
         assert isinstance(lost, ssl.SSLError)
@@ -222,9 +223,7 @@ async def test_an_alert_that_cannot_be_sent_hides_no_failure(
     async with connected_to_record_peer(protocol, authority, version) as (transport, peer):
         # As if the peer were gone already: what it has sent can be read, and writing fails.
         transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
-        record = bytearray(peer.encrypt(b"x"))
-        record[-1] ^= 1
-        peer.sock.sendall(record)
+        send_changed_record(peer)
         async with asyncio.timeout(10):
             lost = await protocol.lost
         assert isinstance(lost, ssl.SSLError)
