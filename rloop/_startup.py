@@ -1,4 +1,4 @@
-"""What the environment asks of an interpreter that starts: ``RLOOP_INSTALL``, ``RLOOP_AS_UVLOOP``.
+"""Obeys ``RLOOP_INSTALL`` and ``RLOOP_AS_UVLOOP`` when an interpreter starts.
 
 ``tokioloop.pth`` imports this module when one of them is set, so that processes which a framework
 spawns use TokioLoop, too. Each is ``1``, or empty or ``0`` for no.

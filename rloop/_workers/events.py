@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Events:
-    """What the starting thread has to do.
+    """The work of the starting thread.
 
     It waits for a descriptor: one that waits for a lock is not woken by a signal that the kernel
     hands to another thread, or after which it restarts the wait.

@@ -305,7 +305,7 @@ impl Shard {
 
     #[cold]
     fn release_waiting(&self, py: Python<'_>) -> Result<(), Interrupt> {
-        // What the step has written and gathered comes before what it has woken.
+        // The writes that the step has gathered come before the tasks that it has woken.
         let sent = self.send_unsent(py);
         self.tell_step_end();
         sent

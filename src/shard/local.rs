@@ -82,8 +82,8 @@ pub(super) struct Local {
     pub(super) unsent: VecDeque<(Py<TlsProtocol>, Py<PyContext>)>,
     /// How many runs are around the current one, in whose callbacks it is.
     pub(super) depth: usize,
-    /// What a run at that depth, or a greater one than the current, could not do inside the callbacks
-    /// around it.
+    /// Work that a run could not do inside the callbacks around it, with the depth of that run. It is resumed
+    /// once the run has ended.
     pub(super) deferred: Vec<(usize, Work)>,
 }
 

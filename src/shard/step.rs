@@ -79,7 +79,7 @@ impl Shard {
         may_block: bool,
     ) -> Result<(), Failure> {
         let py = event_loop.py();
-        // What the callback around has written and woken, because it may wait for that.
+        // The callback around may wait for its own writes and wake-ups.
         self.send_unsent(py)?;
         self.end_step(py)?;
         let timeout = self.timeout(event_loop).map_err(Failure::Clock)?;

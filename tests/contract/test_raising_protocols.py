@@ -70,7 +70,7 @@ def observe_callback(
 
     async def serve() -> None:
         callback = fail if shape == "function" else fail_in_a_task
-        # What follows is counted in turns, so all of it happens on one shard.
+        # The rest is counted in turns, so all of it happens on one shard.
         with rloop.pinned():
             server = await asyncio.start_server(callback, LOOPBACK, 0)
         with socket.create_connection(server.sockets[0].getsockname()) as client:

@@ -83,6 +83,6 @@ once more
 def test_runs_inside_tasks(loop_name: str, library: str, when: str) -> None:
     before, inside = ("library.apply(loop)", "") if when == "before" else ("", "library.apply()")
     source = PROGRAM.format(library=library, before=before, inside=inside)
-    # What they use of asyncio is deprecated.
+    # They use deprecated parts of asyncio.
     finished = run_program(source, loop_name, options=["-W", "ignore::DeprecationWarning"])
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, OUTPUT, "")

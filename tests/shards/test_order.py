@@ -1,4 +1,4 @@
-"""What a step sends to another shard arrives in order, and wakes nobody before the step has ended.
+"""Messages of a step to another shard arrive in order, and wake nobody before the step has ended.
 
 The tests do in one step what a program does in several places: they hand over to another thread
 and block until that has done its part, so that each order of events is forced.

@@ -1,6 +1,6 @@
 """Programs that use a primitive of rloop.sync on several threads, with cancellations at any moment.
 
-Whatever the order in which things happen, the totals must be right and nobody may wait for ever.
+In every order of events, the totals must be right and nobody may wait for ever.
 """
 
 import asyncio

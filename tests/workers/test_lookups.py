@@ -1,4 +1,4 @@
-"""What looks a module or a class up by its name finds the worker's own."""
+"""Lookups of a module or a class by its name find the worker's own."""
 
 import logging
 import os

@@ -73,8 +73,7 @@ impl<C> Forwarded<C> {
         Some(Claim { forwarded: self, newest: queue.added, is_outermost })
     }
 
-    /// What `choose` returns for the newest of the waiting calls for which it returns something. It must not
-    /// run Python code.
+    /// The answer of `choose` to the newest of the waiting calls that it answers. It must not run Python code.
     pub fn newest<R>(&self, choose: impl FnMut(&C) -> Option<R>) -> Option<R> {
         if !self.is_busy() {
             return None;

@@ -125,7 +125,7 @@ pub(super) struct Links {
     pub(super) handshake_timer: Option<Py<PyAny>>,
     /// Of the shutdown, or of the alert of a failure.
     pub(super) shutdown_timer: Option<Py<PyAny>>,
-    /// What the connection has failed for. The peer is told by an alert, which may fail as well.
+    /// The exception that the connection has failed with. The peer is told by an alert, which may fail as well.
     pub(super) failure: Option<Py<PyAny>>,
     /// Where a transport of another loop receives.
     pub(super) buffer: Option<Py<PyMemoryView>>,
